@@ -1,0 +1,50 @@
+"""Numbers that Python and Rust make alike: inputs and weights by formula instead of by file.
+
+`uniform(seed, n)` is splitmix64 over a counter, its top 24 bits scaled to unit variance, in float64, rounded once
+to float32. The Rust twin is `tests/support/fill.rs`; both sides are pinned to the same values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+MASK = (1 << 64) - 1
+
+
+def uniform(seed: int, n: int) -> np.ndarray:
+    """`n` float32 values, uniform in ±sqrt(3): mean 0, variance 1."""
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed & MASK) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    unit = (z >> np.uint64(40)).astype(np.float64) / float(1 << 24)
+    return ((2.0 * unit - 1.0) * 1.7320508075688772).astype(np.float32)
+
+
+def name_seed(name: str) -> int:
+    """FNV-1a, 64 bits, of the UTF-8 name."""
+    h = 0xCBF29CE484222325
+    for byte in name.encode():
+        h = ((h ^ byte) * 0x100000001B3) & MASK
+    return h
+
+
+def weight(file: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A float32 weight that float16 holds exactly, away from its initial value as in no freshly made network.
+
+    Mixing factors are uniform in ±2, norm weights 1 ± 0.1; embeddings have deviation 1, queries and keys 0.4 (so that
+    attention is far from uniform and the number of heads matters), other matrices 0.15, everything else 0.05.
+    """
+    u = uniform(name_seed(f"{file}:{name}"), int(np.prod(shape, dtype=np.int64))).astype(np.float64).reshape(shape)
+    if name.endswith("mix_factor"):
+        w = u * (2.0 / 1.7320508075688772)
+    elif name.endswith(".weight") and len(shape) == 1:
+        w = 1.0 + 0.1 * u
+    elif name.endswith("embedding.weight") or file.startswith("conditions/"):
+        w = u
+    elif ".to_q." in name or ".to_k." in name:
+        w = 0.4 * u
+    else:
+        w = (0.15 if len(shape) == 2 else 0.05) * u
+    return w.astype(np.float32).astype(np.float16).astype(np.float32)

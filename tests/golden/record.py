@@ -1,0 +1,189 @@
+"""Record what the PyTorch reference answers, for the parity tests.
+
+    python tests/golden/record.py            # everything
+    python tests/golden/record.py demo       # after the weights in demo/ have changed
+
+Writes `tests/fixtures/*` (configurations), `tests/golden/<set>/<part>.safetensors` (outputs, float32) and
+`tests/golden/<set>/cases.json` (how to make the inputs). See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT / "demo" / "train"))
+
+import fill  # noqa: E402
+import networks  # noqa: E402
+import short  # noqa: E402
+from model import masked_context  # noqa: E402
+from sample import Cascade  # noqa: E402
+
+
+class Recorder:
+    """One set of recordings: names inputs, calls the oracle, keeps outputs."""
+
+    def __init__(self, name: str):
+        self.folder, self.cases, self.outputs = HERE / name, [], {}
+
+    def filled(self, name: str, *shape: int) -> torch.Tensor:
+        seed = fill.name_seed(f"{self.part}/{self.case}/{name}")
+        self.inputs.append({"name": name, "dtype": "f32", "shape": list(shape), "seed": f"{seed:016x}"})
+        return torch.from_numpy(fill.uniform(seed, int(np.prod(shape))).reshape(shape))
+
+    def listed(self, name: str, values, dtype: str) -> torch.Tensor:
+        tensor = torch.tensor(values, dtype=torch.float32 if dtype == "f32" else torch.int64)
+        self.inputs.append({"name": name, "dtype": dtype, "shape": list(tensor.shape), "values": tensor.flatten().tolist()})
+        return tensor
+
+    @torch.no_grad()
+    def record(self, part: str, case: str, oracle) -> None:
+        """`oracle(self)` makes its inputs through `filled` and `listed` and returns `{output: tensor}`."""
+        self.part, self.case, self.inputs = part, case, []
+        for name, value in oracle(self).items():
+            self.outputs.setdefault(part, {})[f"{case}/{name}"] = value.float().contiguous()
+        self.cases.append({"part": part, "case": case, "inputs": self.inputs})
+
+    def write(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        for part, outputs in self.outputs.items():
+            save_file(outputs, self.folder / f"{part}.safetensors")
+        (self.folder / "cases.json").write_text("[\n" + ",\n".join("  " + json.dumps(c) for c in self.cases) + "\n]\n")
+        size = sum(f.stat().st_size for f in self.folder.iterdir())
+        print(f"{self.folder.name}: {len(self.cases)} cases, {size / 1e3:.0f} kB")
+
+
+def clips(small, large):
+    """Every frame count of the acceptance list, both sizes, batch 1 and 2."""
+    return [(1, 2, small), (1, 1, large), (5, 2, large), (5, 1, small), (8, 1, large), (8, 2, small), (16, 1, small)]
+
+
+def title(t: int | None, b: int, size) -> str:
+    return (f"t{t}-" if t else "") + f"b{b}-{size[0]}x{size[1]}"
+
+
+def video_unet(r: Recorder, part: str, graft, sizes, regimes: int) -> None:
+    """Key frames and interpolation: masks with nothing, one and two frames given, odd timesteps, tokens of their own for time."""
+    c, d = graft.spatial.config.in_channels, graft.spatial.config.cross_attention_dim
+    masks = lambda t: [[0.0] * t, [1.0] + [0.0] * (t - 1), [1.0] * min(2, t) + [0.0] * max(0, t - 2), [1.0] + [0.0] * (t - 2) + [1.0] * (t > 1)]
+    for i, (t, b, size) in enumerate(clips(*sizes)):
+
+        def oracle(r, i=i, t=t, b=b, size=size):
+            x = r.filled("sample", b, t, c, *size)
+            step = r.listed("timestep", [(37.0, 999.0, 501.0, 3.0)[(i + j) % 4] for j in range(b)], "f32")
+            tokens, temporal = r.filled("encoder_hidden_states", b, 2 + i % 2, d), r.filled("temporal_encoder_hidden_states", b, 2 + (i + 1) % 2, d)
+            context = r.filled("context_latents", b, t, c, *size)
+            mask = r.listed("context_mask", [masks(t)[(i + j) % 4] for j in range(b)], "f32")
+            regime = r.listed("regime", [(i + j) % regimes for j in range(b)], "i64") if regimes else None
+            call = lambda u: u(x.flatten(0, 1), step.repeat_interleave(t), tokens.repeat_interleave(t, 0)).sample
+            return {"out_sample": graft.run(call, t, masked_context(context, mask > 0), regime, temporal).view_as(x)}
+
+        r.record(part, title(t, b, size), oracle)
+
+
+def image_unet(r: Recorder, part: str, unet, sizes) -> None:
+    for b, size, tokens in ((1, sizes[0], 2), (2, sizes[1], 2), (2, sizes[0], 5)):
+
+        def oracle(r, b=b, size=size, tokens=tokens):
+            x, step = r.filled("sample", b, unet.config.in_channels, *size), r.listed("timestep", [501.0, 37.0][:b], "f32")
+            return {"out_sample": unet(x, step, r.filled("encoder_hidden_states", b, tokens, unet.config.cross_attention_dim)).sample}
+
+        r.record(part, title(None, b, size) + f"-l{tokens}", oracle)
+
+
+def autoencoder(r: Recorder, vae, decoder, sizes, encoder: str = "encoder", image_decoder: str = "image_decoder") -> None:
+    scale, factor = vae.config.scaling_factor, 2 ** (len(vae.config.block_out_channels) - 1)
+    for b, (h, w) in ((1, sizes[0]), (2, sizes[1])):
+
+        def encode(r, b=b, h=h, w=w):
+            code = vae.encode(r.filled("image", b, 3, h * factor, w * factor)).latent_dist
+            return {"latents": code.mean * scale, "latents_std": code.std * scale}
+
+        r.record(encoder, title(None, b, (h * factor, w * factor)), encode)
+        r.record(image_decoder, title(None, b, (h, w)), lambda r, b=b, h=h, w=w: {"image": vae.decode(r.filled("latents", b, 4, h, w) / scale).sample})
+    for t, b, (h, w) in clips(*sizes) if decoder else ():
+
+        def decode(r, t=t, b=b, h=h, w=w):
+            z = r.filled("latents", b, t, 4, h, w) / scale
+            return {"frames": decoder.run(lambda v: v.decode(z.flatten(0, 1)).sample, t).unflatten(0, (b, t))}
+
+        r.record("decoder", title(t, b, (h, w)), decode)
+
+
+def upsampler(r: Recorder, graft, sizes) -> None:
+    unet = graft.spatial
+    width = unet.config.cross_attention_dim
+
+    def oracle(r, t, b, size):
+        n, clip = b * (t or 1), (t,) if t else ()
+        x, low = r.filled("sample", b, *clip, 48, *size), r.filled("low_res", b, *clip, 3, *size)
+        step, level = r.listed("timestep", [749.0, 37.0][:b], "f32"), r.listed("noise_level", [20, 349][:b], "i64")
+        both = torch.cat([x.reshape(n, 48, *size), low.reshape(n, 3, *size)], 1)
+        each = lambda v: v.repeat_interleave(t or 1)
+        call = lambda u: u(both, each(step), torch.zeros(n, 1, width), class_labels=each(level)).sample
+        return {"out_sample": (graft.run(call, t) if t else call(unet)).view_as(x)}
+
+    for t, b, size in clips(*sizes):
+        r.record("upsampler", title(t, b, size), lambda r, t=t, b=b, size=size: oracle(r, t, b, size))
+    for b, size in ((1, sizes[0]), (2, sizes[1])):
+        r.record("image_upsampler", title(None, b, size), lambda r, b=b, size=size: oracle(r, None, b, size))
+
+
+def cascade(name: str, checkpoint: Path, latent, decoded, raised) -> None:
+    """Every part of a `videoldm` checkpoint; sizes are (small, large) pairs of height and width on each part's own grid."""
+    r, model = Recorder(name), Cascade(checkpoint)
+    labels = [[0, 2], [-1, -1], [1, -1], [1, 3]]
+    for b in (1, 2, 4):
+
+        def tokens(r, b=b):
+            chosen = r.listed("labels", labels[:b], "i64")
+            return {"encoder_hidden_states": model.conditions(chosen[:, 0], chosen[:, 1])}
+
+        r.record("conditions", f"b{b}", tokens)
+    image_unet(r, "image", model.keyframe_model.spatial, latent)
+    video_unet(r, "keyframes", model.keyframe_model, latent, 0)
+    video_unet(r, "interpolate", model.interpolation_model, latent, 2)
+    autoencoder(r, model.vae, model.decoder, decoded)
+    upsampler(r, model.upsampler, raised)
+    r.write()
+
+
+def stable_diffusion(name: str, checkpoint: Path) -> None:
+    r = Recorder(name)
+    image_unet(r, "unet", UNet2DConditionModel.from_pretrained(checkpoint / "unet").eval(), ((6, 10), (8, 12)))
+    autoencoder(r, AutoencoderKL.from_pretrained(checkpoint / "vae").eval(), None, ((3, 5), (4, 6)), "vae_encoder", "vae_decoder")
+    r.write()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    wanted, fixtures = sys.argv[1:] or ["demo", "tiny", "sd1", "sd2"], ROOT / "tests" / "fixtures"
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        if "demo" in wanted:
+            cascade("demo", ROOT / "demo", ((6, 10), (8, 12)), ((2, 3), (3, 4)), ((3, 5), (4, 4)))
+        if "tiny" in wanted:
+            networks.tiny_cascade(fixtures / "tiny")
+            checkpoint = networks.materialise(fixtures / "tiny", scratch / "tiny")
+            cascade("tiny", checkpoint, ((3, 5), (4, 6)), ((3, 3), (2, 4)), ((3, 3), (2, 4)))
+            short.record(checkpoint, HERE / "tiny")
+        for name, second in (("sd1", False), ("sd2", True)):
+            if name in wanted:
+                networks.stable_diffusion(fixtures / name, second)
+                stable_diffusion(name, networks.materialise(fixtures / name, scratch / name))
+
+
+if __name__ == "__main__":
+    main()
