@@ -1,0 +1,76 @@
+//! The ONNX Runtime library: opened once per process, from the path it was given.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::Environment;
+
+use crate::backend::Probe;
+use crate::error::BackendError;
+
+/// The environment and where it came from. ONNX Runtime cannot be unloaded, so the
+/// first library that loads stays.
+static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+/// The environment of `library`, which is loaded on the first call.
+///
+/// # Errors
+/// [`BackendError::Library`] when the file is missing, no ONNX Runtime or too old;
+/// [`BackendError::OtherLibrary`] when another one is in use.
+pub fn environment(library: &Path) -> Result<Environment, BackendError> {
+    let unusable = |source| BackendError::Library { path: library.to_owned(), source };
+    // An absolute path, or the loader would look in its own folders.
+    let path = library.canonicalize().map_err(|e| unusable(e.into()))?;
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*loaded {
+        Some((from, environment)) if *from == path => Ok(environment.clone()),
+        Some((from, _)) => Err(BackendError::OtherLibrary { path, loaded: from.clone() }),
+        None => {
+            let builder = ort::init_from(&path).map_err(|e| unusable(e.into()))?;
+            let environment =
+                builder.with_name("vldm").with_telemetry(false).build().map_err(|e| unusable(e.into()))?;
+            environment.set_log_level(ort::logging::LogLevel::Error);
+            *loaded = Some((path, environment.clone()));
+            Ok(environment)
+        }
+    }
+}
+
+/// Is there a library at that path that can be used?
+pub fn probe(library: Option<&Path>) -> Probe {
+    let found = library.ok_or(BackendError::NoLibrary).and_then(|path| Ok((path, environment(path)?)));
+    match found {
+        Ok((path, _)) => Probe { version: Some(ort::info().to_owned()), detail: path.display().to_string() },
+        Err(e) => Probe { version: None, detail: with_causes(&e) },
+    }
+}
+
+fn with_causes(e: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(e), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_is_an_error_that_names_the_remedy() {
+        let probe = probe(Some(Path::new("/nowhere/libonnxruntime.so")));
+        assert!(!probe.available());
+        assert!(probe.detail.starts_with("/nowhere/libonnxruntime.so is no ONNX Runtime"), "{}", probe.detail);
+        assert!(probe.detail.contains("vldm setup ort"), "{}", probe.detail);
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "not a library").unwrap();
+        assert!(matches!(environment(file.path()), Err(BackendError::Library { .. })));
+    }
+
+    #[test]
+    fn no_library_at_all_is_an_error_that_names_the_remedy() {
+        assert!(probe(None).detail.contains("vldm setup ort"));
+    }
+}
