@@ -1,0 +1,10 @@
+//! Tests that span crates, in one program: one link, and what is slow to make (bundles, Python) is made once.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod architecture;
+mod cli;
+mod export;
+mod hostile;
+mod parity;
+mod python;
+mod video;
