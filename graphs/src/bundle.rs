@@ -272,10 +272,9 @@ impl Manifest {
     /// # Errors
     /// [`BundleError::NoPart`], listing the parts there are.
     pub fn part(&self, name: &str) -> Result<&Part, BundleError> {
-        self.parts.get(name).ok_or_else(|| BundleError::NoPart {
-            name: name.to_owned(),
-            present: self.parts.keys().cloned().collect(),
-        })
+        self.parts
+            .get(name)
+            .ok_or_else(|| BundleError::NoPart { name: name.to_owned(), present: self.parts.keys().cloned().collect() })
     }
 
     fn validate(&self, path: &Path) -> Result<(), BundleError> {
@@ -309,10 +308,20 @@ impl Part {
             let mut seen = BTreeSet::new();
             for port in ports {
                 let key = key(&format!("{suffix}.{}", port.name));
-                check.that(is_name(&port.name) && seen.insert(&port.name), &key, "plain names, each once", &port.name)?;
+                check.that(
+                    is_name(&port.name) && seen.insert(&port.name),
+                    &key,
+                    "plain names, each once",
+                    &port.name,
+                )?;
                 check.range(&key, port.shape.len(), 0..=MAX_PORTS)?;
                 for dim in &port.shape {
-                    check.that(dim.is_valid(), &key, "positive sizes and symbols such as `4*height`", format!("{dim}"))?;
+                    check.that(
+                        dim.is_valid(),
+                        &key,
+                        "positive sizes and symbols such as `4*height`",
+                        format!("{dim}"),
+                    )?;
                 }
             }
         }
@@ -374,7 +383,12 @@ impl Cascade {
             check.range("cascade.upsampler.noise_levels", u.noise_levels as usize, 1..=100_000)?;
             let trained = self.scheduler.num_train_timesteps as u64;
             let key = "cascade.upsampler.noise_levels";
-            check.that(u.noise_levels <= trained, key, format!("at most {trained} (the training timesteps)"), u.noise_levels)?;
+            check.that(
+                u.noise_levels <= trained,
+                key,
+                format!("at most {trained} (the training timesteps)"),
+                u.noise_levels,
+            )?;
         }
         Ok(())
     }

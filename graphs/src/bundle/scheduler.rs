@@ -129,7 +129,11 @@ impl Scheduler {
         if let Some(class) = map.get("_class_name")
             && class != "DDIMScheduler"
         {
-            return Err(SchedulerError::Value { key: "_class_name", expected: "\"DDIMScheduler\"", found: brief(class) });
+            return Err(SchedulerError::Value {
+                key: "_class_name",
+                expected: "\"DDIMScheduler\"",
+                found: brief(class),
+            });
         }
         take(&mut rest, "num_train_timesteps", "a whole number", &mut s.num_train_timesteps)?;
         take(&mut rest, "beta_start", "a number", &mut s.beta_start)?;

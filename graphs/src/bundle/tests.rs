@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 
 fn good() -> Value {
-    let port = |name: &str, dtype: &str| json!({"name": name, "dtype": dtype, "shape": ["batch", "frames", 4, "4*height"]});
+    let port =
+        |name: &str, dtype: &str| json!({"name": name, "dtype": dtype, "shape": ["batch", "frames", 4, "4*height"]});
     json!({
         "format": 1, "producer": "vldm 0.1.0", "family": "videoldm",
         "parts": {"keyframes": {
@@ -103,5 +104,8 @@ fn a_link_out_of_the_bundle_is_refused() {
 fn a_missing_part_is_reported_with_those_there_are() {
     let manifest = Manifest::parse(good().to_string().as_bytes(), Path::new("bundle.json")).unwrap();
     assert!(manifest.part("keyframes").is_ok());
-    assert_eq!(manifest.part("decoder").unwrap_err().to_string(), "the bundle has no part `decoder` (it has keyframes)");
+    assert_eq!(
+        manifest.part("decoder").unwrap_err().to_string(),
+        "the bundle has no part `decoder` (it has keyframes)"
+    );
 }
