@@ -20,12 +20,14 @@ CASES = {
     "linear": (9, dict(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon", timestep_spacing="leading")),
     "zero-snr": (6, dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
                          timestep_spacing="trailing", rescale_betas_zero_snr=True)),
+    "clipped": (5, dict(beta_schedule="linear", prediction_type="epsilon", timestep_spacing="leading", clip_sample=True, clip_sample_range=0.8)),
     "single-step": (1, dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing")),
 }
 
 out = {}
 for name, (steps, config) in CASES.items():
-    scheduler = diffusers.DDIMScheduler(clip_sample=False, **config)
+    config = {"clip_sample": False, "clip_sample_range": 1.0, **config}
+    scheduler = diffusers.DDIMScheduler(**config)
     scheduler.set_timesteps(steps)
     x, path = torch.tensor([1.5, -0.7, 0.25, -2.0]), []
     for i, t in enumerate(scheduler.timesteps):
@@ -33,8 +35,8 @@ for name, (steps, config) in CASES.items():
         path.append(x.tolist())
     at = [0, 1, 250, 500, 998, 999]
     out[name] = {
-        "config": {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "set_alpha_to_one": True,
-                   "steps_offset": 0, "clip_sample": False, "rescale_betas_zero_snr": False, **config},
+        "config": {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "set_alpha_to_one": True,
+                   "steps_offset": 0, "rescale_betas_zero_snr": False, **config},
         "timesteps": scheduler.timesteps.tolist(),
         "alpha_bar": {str(i): scheduler.alphas_cumprod[i].item() for i in at},
         "path": path,
