@@ -1,0 +1,122 @@
+//! The temporal layers of a `videoldm` checkpoint: their configuration, and where they are grafted on.
+
+use serde_json::{Value as Json, json};
+
+use super::config::{ConfigError, Reader};
+use crate::nn::{Frames, Scope, Value};
+use crate::temporal::{ContextLevels, TemporalAttentionConfig, temporal_attention, temporal_conv};
+
+/// `VideoLDMTemporal` in a component's `config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TemporalConfig {
+    /// Groups of every normalisation.
+    pub groups: usize,
+    /// Epsilon of the convolution blocks' normalisations.
+    pub epsilon: f32,
+    /// Whether a convolution block follows every residual block.
+    pub conv: bool,
+    /// Levels at which an attention layer follows every spatial transformer; empty for none.
+    pub attention_levels: Vec<usize>,
+    /// Width of an attention head.
+    pub head_dim: usize,
+    /// Width of the text that temporal cross-attention sees.
+    pub cross_attention_dim: Option<usize>,
+    /// Inner over outer width of the feed-forward layers.
+    pub ff_mult: usize,
+    /// Width of the time embedding; 0 for none.
+    pub time_embedding: usize,
+    /// Width of the encoded context, where the network is conditioned on frames.
+    pub context_channels: Option<usize>,
+    /// Channels of a latent, for the context.
+    pub latent_channels: usize,
+    /// Frame rates told apart by an embedding; 0 for none.
+    pub regimes: usize,
+    /// Whether a convolution over frames follows the decoder's output.
+    pub conv_out: bool,
+}
+
+impl TemporalConfig {
+    /// Reads a `VideoLDMTemporal` configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`] by key.
+    pub fn read(file: &str, json: &Json) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut r = Reader::new(file, json)?;
+        r.neutral(&[
+            ("_class_name", &[json!("VideoLDMTemporal")]),
+            ("format_version", &[json!(1)]),
+            ("pos_embedding", &[json!("sinusoidal")]),
+            ("alpha_param", &[json!("sigmoid")]),
+            ("attention_window", &[]),
+        ])?;
+        let attention = r.bool_or("attention", true)?;
+        let levels = if r.get("attention_levels").is_some_and(|v| v.as_array().is_some_and(Vec::is_empty)) {
+            Vec::new()
+        } else {
+            r.sizes("attention_levels")?
+        };
+        let context = r.bool_or("cond_mask", false)?;
+        let context_channels = r.size_or("cond_channels", 64)?;
+        let config = Self {
+            groups: r.size_or("norm_num_groups", 32)?,
+            epsilon: r.number_or("norm_eps", 1e-5)? as f32,
+            conv: r.bool_or("conv3d", true)?,
+            attention_levels: if attention { levels } else { Vec::new() },
+            head_dim: r.size_or("head_dim", 64)?,
+            cross_attention_dim: r.size_opt("cross_attention_dim")?,
+            ff_mult: r.size_or("ff_mult", 4)?,
+            time_embedding: r.size_or("temb_channels", 0)?,
+            context_channels: context.then_some(context_channels),
+            latent_channels: r.size_or("latent_channels", 4)?,
+            regimes: r.size_or("num_regimes", 0)?,
+            conv_out: r.bool_or("time_conv_out", false)?,
+        };
+        let ignored = r.finish(&["mix_init"])?;
+        Ok((config, ignored))
+    }
+
+    /// Resolutions at which the context is encoded.
+    pub fn context_levels(&self) -> usize {
+        self.attention_levels.iter().max().map_or(0, |top| top + 1)
+    }
+}
+
+/// Temporal layers over one clip, ready to be called after the spatial ones.
+pub struct TemporalLayers<'g> {
+    /// Weights.
+    pub scope: Scope<'g>,
+    /// Shape.
+    pub config: TemporalConfig,
+    /// The clip.
+    pub frames: Frames,
+    /// Encoded context by level; empty without one.
+    pub context: ContextLevels<'g>,
+    /// Text for the temporal cross-attention.
+    pub text: Option<Value<'g>>,
+    /// Embedding of the frame rate, added to the time embedding.
+    pub regime: Option<Value<'g>>,
+}
+
+impl<'g> TemporalLayers<'g> {
+    /// The convolution block after residual block `j` of `block` (such as `down_blocks.0`).
+    pub fn after_resnet(&self, block: &str, j: usize, x: Value<'g>, emb: Option<Value<'g>>) -> Value<'g> {
+        if !self.config.conv {
+            return x;
+        }
+        let emb = emb.filter(|_| self.config.time_embedding > 0);
+        let emb = emb.map(|emb| self.regime.map_or(emb, |regime| emb + regime));
+        let s = self.scope.at(block).at("temporal_convs").at(j);
+        temporal_conv(&s, x, emb, &self.frames, self.config.groups, self.config.epsilon)
+    }
+
+    /// The attention layer after spatial transformer `j` of `block`, which works at `level`.
+    pub fn after_attention(&self, block: &str, j: usize, level: usize, x: Value<'g>) -> Value<'g> {
+        if !self.config.attention_levels.contains(&level) {
+            return x;
+        }
+        let c = &self.config;
+        let config = TemporalAttentionConfig { head_dim: c.head_dim, ff_mult: c.ff_mult, groups: c.groups };
+        let s = self.scope.at(block).at("temporal_attentions").at(j);
+        temporal_attention(&s, x, self.context.get(level).copied(), self.text, &self.frames, &config)
+    }
+}

@@ -1,0 +1,420 @@
+//! The paper's own cascade: any image backbone with grafted temporal layers, as `demo/` holds it.
+//!
+//! Source: Blattmann et al. 2023, "Align your Latents"; layers and names of the reference cascade.
+
+use serde_json::Value as Json;
+
+use super::config::Reader;
+use super::temporal_layers::TemporalLayers;
+use super::unet::{ClassEmbedding, unet};
+use super::{
+    ConditionsConfig, ConfigError, Configs, Family, Model, TemporalConfig, UnetConfig, UnetInputs, VaeConfig,
+    vae_decoder, vae_encoder,
+};
+use crate::bundle::{Cascade, Interpolation, PredictionType, Scheduler, Upsampler};
+use crate::ir::{DType, Dim, Graph};
+use crate::nn::{BuildError, Frames, GraphBuilder, Value};
+use crate::temporal::context_encoder;
+use crate::weights::WeightSource;
+
+/// The `videoldm` family.
+pub struct VideoLdm;
+
+impl Family for VideoLdm {
+    fn name(&self) -> &'static str {
+        "videoldm"
+    }
+
+    fn recognises(&self, configs: &Configs) -> bool {
+        configs.index.as_ref().and_then(|index| index.get("_class_name")) == Some(&"VideoLDMPipeline".into())
+    }
+
+    fn open(&self, configs: &Configs) -> Result<Box<dyn Model>, ConfigError> {
+        Opening { configs, ignored: Vec::new() }.open().map(|model| Box::new(model) as Box<dyn Model>)
+    }
+}
+
+/// A network and the component folder it comes from.
+struct Part<C> {
+    folder: String,
+    config: C,
+}
+
+struct Cascaded {
+    unet: Part<UnetConfig>,
+    vae: Part<VaeConfig>,
+    conditions: Part<ConditionsConfig>,
+    keyframes: Part<TemporalConfig>,
+    interpolate: Option<Part<TemporalConfig>>,
+    decoder: Option<Part<TemporalConfig>>,
+    upsampler: Option<Part<UnetConfig>>,
+    upsampler_temporal: Option<Part<TemporalConfig>>,
+    cascade: Cascade,
+    ignored: Vec<String>,
+}
+
+/// Reading of a checkpoint's configuration files.
+struct Opening<'a> {
+    configs: &'a Configs,
+    ignored: Vec<String>,
+}
+
+const INDEX: &str = "model_index.json";
+
+impl Opening<'_> {
+    fn open(mut self) -> Result<Cascaded, ConfigError> {
+        let missing = |file: &str, why: &str| ConfigError::MissingFile { file: file.into(), why: why.into() };
+        let index = self.configs.index.as_ref().ok_or_else(|| missing(INDEX, "it says which folder is what"))?;
+        let mut r = Reader::new(INDEX, index)?;
+        let folder = |r: &mut Reader<'_>, key| r.text_opt(key).map(|f| f.map(str::to_owned));
+        let names = [
+            "unet",
+            "vae",
+            "conditions",
+            "keyframes",
+            "interpolate",
+            "decoder",
+            "upsampler",
+            "upsampler_temporal",
+            "scheduler",
+        ];
+        let mut folders = Vec::new();
+        for name in names {
+            folders.push(folder(&mut r, name)?);
+        }
+        let [unet, vae, conditions, keyframes, interpolate, decoder, upsampler, upsampler_temporal, scheduler] =
+            <[Option<String>; 9]>::try_from(folders).unwrap_or_default();
+        let needed = |key: &str, f: Option<String>| f.ok_or_else(|| missing(key, "model_index.json must name it"));
+        let unet = self.part(needed("unet", unet)?, UnetConfig::read)?;
+        let vae = self.part(needed("vae", vae)?, VaeConfig::read)?;
+        let conditions = self.part(needed("conditions", conditions)?, ConditionsConfig::read)?;
+        let keyframes = self.part(needed("keyframes", keyframes)?, TemporalConfig::read)?;
+        let interpolate = interpolate.map(|f| self.part(f, TemporalConfig::read)).transpose()?;
+        let decoder = decoder.map(|f| self.part(f, TemporalConfig::read)).transpose()?;
+        let upsampler = upsampler.map(|f| self.part(f, UnetConfig::read)).transpose()?;
+        let upsampler_temporal = upsampler_temporal.map(|f| self.part(f, TemporalConfig::read)).transpose()?;
+        let scheduler = self.scheduler(&needed("scheduler", scheduler)?)?;
+        let cascade = cascade(&mut r, &conditions, &vae, interpolate.as_ref(), upsampler.as_ref(), scheduler)?;
+        self.ignored.extend(r.finish(&["format_version"])?);
+        let model = Cascaded {
+            unet,
+            vae,
+            conditions,
+            keyframes,
+            interpolate,
+            decoder,
+            upsampler,
+            upsampler_temporal,
+            cascade,
+            ignored: self.ignored,
+        };
+        model.check()?;
+        Ok(model)
+    }
+
+    fn config(&self, folder: &str, file: &str) -> Result<(String, &Json), ConfigError> {
+        let file = format!("{folder}/{file}");
+        match self.configs.components.get(folder) {
+            Some(Some(json)) => Ok((file, json)),
+            _ => Err(ConfigError::MissingFile { file, why: format!("{INDEX} names the folder {folder}") }),
+        }
+    }
+
+    fn part<C>(
+        &mut self,
+        folder: String,
+        read: impl Fn(&str, &Json) -> Result<(C, Vec<String>), ConfigError>,
+    ) -> Result<Part<C>, ConfigError> {
+        let (file, json) = self.config(&folder, "config.json")?;
+        let (config, ignored) = read(&file, json)?;
+        self.ignored.extend(ignored);
+        Ok(Part { folder, config })
+    }
+
+    fn scheduler(&self, folder: &str) -> Result<Scheduler, ConfigError> {
+        let (file, json) = self.config(folder, "scheduler_config.json")?;
+        Scheduler::from_diffusers(json).map_err(|e| ConfigError::Wrong {
+            file,
+            key: "(scheduler)".to_owned(),
+            found: e.to_string(),
+            expected: "a DDIM scheduler configuration".to_owned(),
+        })
+    }
+}
+
+fn cascade(
+    r: &mut Reader<'_>,
+    conditions: &Part<ConditionsConfig>,
+    vae: &Part<VaeConfig>,
+    interpolate: Option<&Part<TemporalConfig>>,
+    upsampler: Option<&Part<UnetConfig>>,
+    scheduler: Scheduler,
+) -> Result<Cascade, ConfigError> {
+    let size = r.sizes("latent_size")?;
+    let &[height, width] = size.as_slice() else {
+        return Err(r.unsupported("latent_size", format!("{size:?}"), "[height, width]"));
+    };
+    let prediction_type = match r.text_opt("upsampler_prediction_type")? {
+        None => scheduler.prediction_type,
+        Some("epsilon") => PredictionType::Epsilon,
+        Some("v_prediction") => PredictionType::VPrediction,
+        Some("sample") => PredictionType::Sample,
+        Some(other) => {
+            return Err(r.unsupported("upsampler_prediction_type", other, "epsilon, v_prediction, sample"));
+        }
+    };
+    let window = r.size("window")?;
+    let key_fps = r.number_or("key_fps", 2.0)?;
+    let upsampler = upsampler.map(|part| Upsampler {
+        prediction_type,
+        factor: ((part.config.out_channels / vae.config.image_channels.max(1)) as f64).sqrt() as usize,
+        noise_levels: match part.config.class_embedding {
+            Some(ClassEmbedding::Table(rows)) => rows as u64,
+            _ => scheduler.num_train_timesteps as u64,
+        },
+    });
+    Ok(Cascade {
+        labels: conditions.config.labels.clone(),
+        scaling_factor: vae.config.scaling_factor,
+        latent_channels: vae.config.latent_channels,
+        latent_size: [height, width],
+        spatial_factor: vae.config.spatial_factor(),
+        window,
+        key_fps,
+        interpolation: interpolate.map(|part| Interpolation { factor: 4, regimes: part.config.regimes.max(1) }),
+        upsampler,
+        scheduler,
+    })
+}
+
+impl Cascaded {
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |folder: &str, key: &str, found: String, expected: String| {
+            Err(ConfigError::Wrong { file: format!("{folder}/config.json"), key: key.to_owned(), found, expected })
+        };
+        for part in std::iter::once(&self.keyframes).chain(&self.interpolate) {
+            let (emb, expected) = (part.config.time_embedding, self.unet.config.time_embedding());
+            if emb != 0 && emb != expected {
+                return wrong(&part.folder, "temb_channels", emb.to_string(), format!("{expected}, the backbone's"));
+            }
+            if part.config.context_channels.is_none() {
+                let expected = "true: prediction and interpolation see known frames".to_owned();
+                return wrong(&part.folder, "cond_mask", "false".to_owned(), expected);
+            }
+        }
+        if self.conditions.config.width != self.unet.config.cross_attention_dim {
+            let expected = format!("{}, the backbone's cross_attention_dim", self.unet.config.cross_attention_dim);
+            return wrong(&self.conditions.folder, "width", self.conditions.config.width.to_string(), expected);
+        }
+        let (Some(up), Some(factor)) = (&self.upsampler, self.cascade.upsampler.as_ref().map(|u| u.factor)) else {
+            return Ok(());
+        };
+        let (image, out) = (self.vae.config.image_channels, up.config.out_channels);
+        if factor == 0 || factor * factor * image != out {
+            let expected = format!("{image}·factor²: a picture folded by its enlargement");
+            return wrong(&up.folder, "out_channels", out.to_string(), expected);
+        }
+        if up.config.in_channels != out + image {
+            let expected = format!("{}: the folded sample and the small picture", out + image);
+            return wrong(&up.folder, "in_channels", up.config.in_channels.to_string(), expected);
+        }
+        if up.config.down_attention.iter().chain(&up.config.up_attention).any(|&a| a) || up.config.mid_attention {
+            let expected = "blocks without attention: the upsampler is given no text".to_owned();
+            return wrong(&up.folder, "down_block_types", "attention".to_owned(), expected);
+        }
+        Ok(())
+    }
+}
+
+impl Model for Cascaded {
+    fn parts(&self) -> Vec<&'static str> {
+        let mut parts = vec!["conditions", "image", "keyframes", "encoder", "image_decoder"];
+        parts.extend(self.interpolate.as_ref().map(|_| "interpolate"));
+        parts.extend(self.decoder.as_ref().map(|_| "decoder"));
+        parts.extend(self.upsampler.as_ref().map(|_| "image_upsampler"));
+        parts.extend(self.upsampler_temporal.as_ref().and(self.upsampler.as_ref()).map(|_| "upsampler"));
+        parts
+    }
+
+    fn components(&self) -> Vec<String> {
+        let temporal = [Some(&self.keyframes), self.interpolate.as_ref(), self.decoder.as_ref()];
+        let spatial = [self.unet.folder.clone(), self.vae.folder.clone(), self.conditions.folder.clone()];
+        let upsampler = self.upsampler.as_ref().map(|p| p.folder.clone());
+        let temporal = temporal.into_iter().chain([self.upsampler_temporal.as_ref()]).flatten();
+        spatial.into_iter().chain(temporal.map(|p| p.folder.clone())).chain(upsampler).collect()
+    }
+
+    fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
+        let b = GraphBuilder::new(part, weights);
+        match part {
+            "conditions" => self.conditions.config.build(&self.conditions.folder, weights),
+            "image" => self.image(b),
+            "encoder" => self.encoder(b),
+            "image_decoder" => self.decode(b, None),
+            "image_upsampler" => self.upsample(b, None),
+            "keyframes" => self.denoise(b, &self.keyframes),
+            "interpolate" => self.denoise(b, self.interpolate.as_ref().unwrap_or(&self.keyframes)),
+            "decoder" => self.decode(b, self.decoder.as_ref()),
+            "upsampler" => self.upsample(b, self.upsampler_temporal.as_ref()),
+            other => {
+                let what = format!("the family has no part of this name, only {}", self.parts().join(", "));
+                Err(BuildError::Config { path: other.to_owned(), what })
+            }
+        }
+    }
+
+    fn cascade(&self) -> Option<Cascade> {
+        Some(self.cascade.clone())
+    }
+
+    fn ignored_keys(&self) -> Vec<String> {
+        self.ignored.clone()
+    }
+}
+
+/// Axes of a clip of `channels`.
+fn clip_shape(channels: usize) -> [Dim; 5] {
+    ["batch".into(), "frames".into(), channels.into(), "height".into(), "width".into()]
+}
+
+fn image_shape(channels: usize) -> [Dim; 4] {
+    ["batch".into(), channels.into(), "height".into(), "width".into()]
+}
+
+fn clip_frames() -> Frames {
+    Frames { batch: "batch".into(), frames: "frames".into() }
+}
+
+/// `b t c h w → (b t) c h w`
+fn flatten<'g>(x: Value<'g>, frames: &Frames) -> Value<'g> {
+    x.reshape([frames.total(), x.dim(2), x.dim(3), x.dim(4)])
+}
+
+/// `(b t) c h w → b t c h w`
+fn unflatten<'g>(x: Value<'g>, frames: &Frames) -> Value<'g> {
+    x.reshape([frames.batch.clone(), frames.frames.clone(), x.dim(1), x.dim(2), x.dim(3)])
+}
+
+impl Cascaded {
+    fn text<'g>(b: &'g GraphBuilder<'_>, name: &str, tokens: &str, width: usize) -> Value<'g> {
+        b.input(name, DType::F32, ["batch".into(), tokens.into(), width.into()])
+    }
+
+    /// The backbone alone: what every α = 1 makes of the video network.
+    fn image(&self, b: GraphBuilder<'_>) -> Result<Graph, BuildError> {
+        let c = &self.unet.config;
+        let out = {
+            let inputs = UnetInputs {
+                sample: b.input("sample", DType::F32, image_shape(c.in_channels)),
+                timestep: b.input("timestep", DType::F32, ["batch".into()]),
+                context: Some(Self::text(&b, "encoder_hidden_states", "tokens", c.cross_attention_dim)),
+                class: None,
+            };
+            unet(&b.component(&self.unet.folder), c, &inputs, &Frames::image("batch".into()), None).id()
+        };
+        b.finish(&[("out_sample", out)])
+    }
+
+    /// Keyframe, prediction and interpolation networks.
+    fn denoise(&self, b: GraphBuilder<'_>, part: &Part<TemporalConfig>) -> Result<Graph, BuildError> {
+        let (c, t, frames) = (&self.unet.config, &part.config, clip_frames());
+        let out = {
+            let sample = b.input("sample", DType::F32, clip_shape(c.in_channels));
+            let timestep = b.input("timestep", DType::F32, ["batch".into()]);
+            let context = Self::text(&b, "encoder_hidden_states", "tokens", c.cross_attention_dim);
+            let text = t.cross_attention_dim.filter(|_| !t.attention_levels.is_empty());
+            let text = text.map(|width| Self::text(&b, "temporal_encoder_hidden_states", "temporal_tokens", width));
+            let known = b.input("context_latents", DType::F32, clip_shape(t.latent_channels));
+            let mask = b.input("context_mask", DType::F32, ["batch".into(), "frames".into()]);
+            let scope = b.component(&part.folder);
+            let regime = (t.regimes > 0).then(|| {
+                let index = b.input("regime", DType::I64, ["batch".into()]);
+                crate::nn::embedding(&scope.at("regime_embedding"), index, t.regimes, t.time_embedding)
+            });
+            let width = t.context_channels.unwrap_or(0);
+            let s = scope.at("cond_encoder");
+            let context_levels = context_encoder(&s, known, mask, &frames, width, t.context_levels());
+            let layers = TemporalLayers {
+                scope,
+                config: t.clone(),
+                frames: frames.clone(),
+                context: context_levels,
+                text,
+                regime,
+            };
+            let inputs = UnetInputs { sample: flatten(sample, &frames), timestep, context: Some(context), class: None };
+            let y = unet(&b.component(&self.unet.folder), c, &inputs, &frames, Some(&layers));
+            unflatten(y, &frames).id()
+        };
+        b.finish(&[("out_sample", out)])
+    }
+
+    fn encoder(&self, b: GraphBuilder<'_>) -> Result<Graph, BuildError> {
+        let c = &self.vae.config;
+        let (mean, std) = {
+            let image = b.input("image", DType::F32, image_shape(c.image_channels));
+            let (mean, std) = vae_encoder(&b.component(&self.vae.folder), c, image);
+            (mean.id(), std.id())
+        };
+        b.finish(&[("latents", mean), ("latents_std", std)])
+    }
+
+    fn decode(&self, b: GraphBuilder<'_>, part: Option<&Part<TemporalConfig>>) -> Result<Graph, BuildError> {
+        let (c, frames) = (&self.vae.config, clip_frames());
+        let spatial = |b: &'_ GraphBuilder<'_>| -> crate::ir::ValueId {
+            let s = b.component(&self.vae.folder);
+            let Some(part) = part else {
+                let latents = b.input("latents", DType::F32, image_shape(c.latent_channels));
+                return vae_decoder(&s, c, latents, None).id();
+            };
+            let latents = b.input("latents", DType::F32, clip_shape(c.latent_channels));
+            let layers = TemporalLayers {
+                scope: b.component(&part.folder),
+                config: part.config.clone(),
+                frames: frames.clone(),
+                context: Vec::new(),
+                text: None,
+                regime: None,
+            };
+            unflatten(vae_decoder(&s, c, flatten(latents, &frames), Some(&layers)), &frames).id()
+        };
+        let out = spatial(&b);
+        b.finish(&[(if part.is_some() { "frames" } else { "image" }, out)])
+    }
+
+    fn upsample(&self, b: GraphBuilder<'_>, part: Option<&Part<TemporalConfig>>) -> Result<Graph, BuildError> {
+        let Some(up) = &self.upsampler else {
+            let what = "the checkpoint has no upsampler".to_owned();
+            return Err(BuildError::Config { path: "upsampler".to_owned(), what });
+        };
+        let (c, image) = (&up.config, self.vae.config.image_channels);
+        let out = {
+            let frames = if part.is_some() { clip_frames() } else { Frames::image("batch".into()) };
+            let input = |name: &str, channels: usize| {
+                if part.is_some() {
+                    flatten(b.input(name, DType::F32, clip_shape(channels)), &frames)
+                } else {
+                    b.input(name, DType::F32, image_shape(channels))
+                }
+            };
+            let (sample, low) = (input("sample", c.out_channels), input("low_res", image));
+            let timestep = b.input("timestep", DType::F32, ["batch".into()]);
+            let class = c.class_embedding.map(|kind| {
+                let dtype = if kind == ClassEmbedding::Timestep { DType::F32 } else { DType::I64 };
+                b.input("noise_level", dtype, ["batch".into()])
+            });
+            let layers = part.map(|part| TemporalLayers {
+                scope: b.component(&part.folder),
+                config: part.config.clone(),
+                frames: frames.clone(),
+                context: Vec::new(),
+                text: None,
+                regime: None,
+            });
+            let inputs = UnetInputs { sample: sample.concat(&[low], 1), timestep, context: None, class };
+            let y = unet(&b.component(&up.folder), c, &inputs, &frames, layers.as_ref());
+            if part.is_some() { unflatten(y, &frames).id() } else { y.id() }
+        };
+        b.finish(&[("out_sample", out)])
+    }
+}

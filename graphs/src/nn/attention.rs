@@ -1,0 +1,114 @@
+//! Attention over positions, feed-forward and the spatial transformer.
+
+use super::{Frames, Scope, Value, group_norm, layer_norm, linear, linear_without_bias};
+use crate::ir::Dim;
+
+/// Size of an attention layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionConfig {
+    /// Heads.
+    pub heads: usize,
+    /// Width of each head.
+    pub head_dim: usize,
+    /// Whether queries, keys and values have a bias (autoencoders).
+    pub bias: bool,
+}
+
+impl AttentionConfig {
+    fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// `1/√head_dim`
+    pub fn scale(&self) -> f32 {
+        (1.0 / (self.head_dim as f64).sqrt()) as f32
+    }
+}
+
+/// Multi-head attention: `[N, L, C]` attends to `context` `[N, M, D]` `→ [N, L, C]`.
+///
+/// Queries are scaled before the first product and nothing stands between the products and the softmax, as
+/// NVIDIA's compiler asks for its fused kernels.
+///
+/// Source: diffusers `Attention`.
+pub fn attention<'g>(s: &Scope<'g>, x: Value<'g>, context: Value<'g>, config: AttentionConfig) -> Value<'g> {
+    let project = |name: &str, x: Value<'g>| {
+        let s = s.at(name);
+        if config.bias { linear(&s, x, config.width()) } else { linear_without_bias(&s, x, config.width()) }
+    };
+    let out = x.size(2);
+    let split = |x: Value<'g>, perm: &[i64]| {
+        let heads = [x.dim(0), x.dim(1), Dim::fixed(config.heads), Dim::fixed(config.head_dim)];
+        x.reshape(heads).transpose(perm)
+    };
+    let q = split(project("to_q", x) * config.scale(), &[0, 2, 1, 3]);
+    let k = split(project("to_k", context), &[0, 2, 3, 1]);
+    let v = split(project("to_v", context), &[0, 2, 1, 3]);
+    let y = q.matmul(k).softmax().matmul(v).transpose(&[0, 2, 1, 3]);
+    let y = y.reshape([x.dim(0), x.dim(1), Dim::fixed(config.width())]);
+    linear(&s.at("to_out").at(0), y, out)
+}
+
+/// Two linear maps with a gate between: `[…, C] → […, C]`, inner width `mult · C`.
+///
+/// Source: diffusers `FeedForward` with `GEGLU`; value first, then gate.
+pub fn feed_forward<'g>(s: &Scope<'g>, x: Value<'g>, mult: usize) -> Value<'g> {
+    let rank = x.shape().rank();
+    let width = x.size(rank.saturating_sub(1));
+    let [value, gate] = linear(&s.at("net").at(0).at("proj"), x, 2 * mult * width).split(rank as i64 - 1);
+    linear(&s.at("net").at(2), value * gate.gelu(), width)
+}
+
+/// Shape of a spatial transformer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransformerConfig {
+    /// Attention of every block.
+    pub attention: AttentionConfig,
+    /// Blocks.
+    pub layers: usize,
+    /// Groups of the first normalisation.
+    pub groups: usize,
+    /// Whether the first attention, too, attends to the text.
+    pub only_cross_attention: bool,
+}
+
+/// Transformer over the positions of each frame: `[(b t), C, H, W] → [(b t), C, H, W]`.
+///
+/// `context` is the text `[b, L, D]`. As it is the same for all frames of a sample, cross-attention runs over
+/// `b (t h w) c`: keys and values are computed once a sample.
+///
+/// Source: diffusers `Transformer2DModel`, `BasicTransformerBlock`.
+pub fn spatial_transformer<'g>(
+    s: &Scope<'g>,
+    x: Value<'g>,
+    context: Option<Value<'g>>,
+    frames: &Frames,
+    config: &TransformerConfig,
+) -> Value<'g> {
+    let (channels, positions) = (x.dim(1), x.dim(2) * x.dim(3));
+    let inner = Dim::fixed(config.attention.width());
+    let h = group_norm(&s.at("norm"), x, config.groups, 1e-6);
+    let tokens = h.reshape([x.dim(0), channels.clone(), positions.clone()]).transpose(&[0, 2, 1]);
+    let mut tokens = linear(&s.at("proj_in"), tokens, config.attention.width());
+    let per_sample = [frames.batch.clone(), frames.frames.clone() * positions.clone(), inner.clone()];
+    let per_frame = [x.dim(0), positions.clone(), inner];
+    let cross = |s: &Scope<'g>, tokens: Value<'g>, context: Value<'g>| {
+        let x = tokens.reshape(per_sample.clone());
+        attention(s, x, context, config.attention).reshape_by(tokens, per_frame.clone())
+    };
+    for i in 0..config.layers {
+        let s = s.at("transformer_blocks").at(i);
+        let normal = layer_norm(&s.at("norm1"), tokens);
+        let first = match context {
+            Some(context) if config.only_cross_attention => cross(&s.at("attn1"), normal, context),
+            _ => attention(&s.at("attn1"), normal, normal, config.attention),
+        };
+        tokens = tokens + first;
+        if let Some(context) = context {
+            tokens = tokens + cross(&s.at("attn2"), layer_norm(&s.at("norm2"), tokens), context);
+        }
+        tokens = tokens + feed_forward(&s.at("ff"), layer_norm(&s.at("norm3"), tokens), 4);
+    }
+    let out = linear(&s.at("proj_out"), tokens, x.channels()).transpose(&[0, 2, 1]);
+    x + out.reshape_by(x, x.shape().0)
+}

@@ -1,0 +1,55 @@
+//! `vldm::TemporalConv`: convolution over frames, and the residual block made of two of them.
+
+use super::{mix, norm::clip_group_norm, to_clip, to_frames, with};
+use crate::ir::{Dim, Function};
+use crate::nn::{Frames, Scope, Value, function_body, linear};
+use crate::ops::{Call, Conv, Transpose};
+
+/// Operator type.
+const NAME: &str = "TemporalConv";
+
+/// Convolution of three taps over frames, zeros beyond the clip: `[b, t, c, p] → [b, t, out, p]`.
+///
+/// The weight is that of a 3-D convolution, `[out, c, 3, 1, 1]`, read as the 2-D one that engines run faster.
+pub fn conv_over_frames<'g>(s: &Scope<'g>, x: Value<'g>, out: usize) -> Value<'g> {
+    let width = x.size(2);
+    let weight = s.weight_as("weight", &[&[out, width, 3, 1, 1]], &[out, width, 3, 1]);
+    let bias = s.weight("bias", &[out]);
+    let shape = with(&x.shape(), 2, Dim::fixed(out));
+    x.call(Call::vldm(NAME, []), body, &[weight, bias], shape)
+}
+
+fn body() -> Function {
+    let doc = "Convolution over the frames of clips [b, t, c, p] by taps [out, c, 3, 1], padded by one frame of zeros.";
+    function_body(doc, &[], ["x", "weight", "bias"], |f, [x, weight, bias]| {
+        let by_channel = f.emit(Transpose { perm: vec![0, 2, 1, 3] }, &[x]); // b c t p
+        let y = f.emit(Conv::new(&[1, 1], &[1, 0]), &[by_channel, weight, bias]);
+        f.emit(Transpose { perm: vec![0, 2, 1, 3] }, &[y])
+    })
+}
+
+/// Residual block of two convolutions over frames, mixed with its input: `[(b t), C, H, W] → [(b t), C, H, W]`.
+///
+/// `emb` is the time embedding `[b, E]`, plus that of the frame rate; absent in autoencoders. Normalisation statistics
+/// span the clip. Returns `α·x + (1 − α)·(x + h)` with one learned `α` (see [`mix`]).
+///
+/// Source: Blattmann et al. 2023, "Align your Latents", §3.1; `TemporalConv` of the reference cascade.
+pub fn temporal_conv<'g>(
+    s: &Scope<'g>,
+    x: Value<'g>,
+    emb: Option<Value<'g>>,
+    frames: &Frames,
+    groups: usize,
+    epsilon: f32,
+) -> Value<'g> {
+    let clip = to_clip(x, frames);
+    let width = x.channels();
+    let h = clip_group_norm(&s.at("norm1"), clip, groups, epsilon).silu();
+    let mut h = conv_over_frames(&s.at("conv1"), h, width);
+    if let Some(emb) = emb {
+        h = h + linear(&s.at("time_emb_proj"), emb.silu(), width).unsqueeze(&[1, 3]);
+    }
+    let h = clip_group_norm(&s.at("norm2"), h, groups, epsilon).silu();
+    let h = conv_over_frames(&s.at("conv2"), h, width);
+    to_frames(mix(s, clip, h), x, frames)
+}

@@ -1,0 +1,44 @@
+//! `vldm::ClipGroupNorm`: group normalisation whose statistics span all frames of a clip.
+
+use crate::ir::{Function, Initializer, ValueId};
+use crate::nn::{Scope, Value, function_body};
+use crate::ops::{Attr, BinaryKind, Call, ConstantOfShape, InstanceNormalization, Reshape, ShapeOf, Transpose};
+
+/// Operator type.
+const NAME: &str = "ClipGroupNorm";
+
+/// `[b, t, c, p] → [b, t, c, p]` with statistics over `(c/groups, t, p)` of each sample and group.
+pub(super) fn clip_group_norm<'g>(s: &Scope<'g>, x: Value<'g>, groups: usize, epsilon: f32) -> Value<'g> {
+    let channels = x.size(2);
+    if groups == 0 || !channels.is_multiple_of(groups) {
+        s.refuse(format!("{channels} channels cannot be divided into {groups} groups"));
+        return x;
+    }
+    let call = Call::vldm(NAME, [("groups", Attr::Int(groups as i64)), ("epsilon", Attr::Float(epsilon))]);
+    let (weight, bias) = (s.weight("weight", &[channels]), s.weight("bias", &[channels]));
+    x.call(call, body, &[weight, bias], x.shape())
+}
+
+fn body() -> Function {
+    let doc = "Group normalisation of clips [b, t, c, p]; statistics over (c/groups, t, p).";
+    function_body(doc, &["groups", "epsilon"], ["x", "scale", "bias"], |f, [x, scale, bias]| {
+        let by_channel = f.emit(Transpose { perm: vec![0, 2, 1, 3] }, &[x]); // b c t p
+        let groups = f.int_attribute("groups");
+        let (keep, rest) = (f.ints(&[0]), f.ints(&[-1]));
+        let grouped = f.emit(crate::ops::Concat { axis: 0 }, &[keep, groups, rest]);
+        let flat = f.emit(Reshape, &[by_channel, grouped]);
+        let one = ConstantOfShape { value: Initializer::from_f32(&[1], &[1.0]) };
+        let zero = ConstantOfShape { value: Initializer::from_f32(&[1], &[0.0]) };
+        let (ones, zeros) = (f.emit(one, &[groups]), f.emit(zero, &[groups]));
+        let norm = InstanceNormalization { epsilon: 1e-5 };
+        let normal = f.emit_with(norm, &[flat, ones, zeros], &[("epsilon", "epsilon")]);
+        let shape = f.emit(ShapeOf { start: 0, end: None }, &[by_channel]);
+        let normal = f.emit(Reshape, &[normal, shape]);
+        let per_channel = f.ints(&[-1, 1, 1]);
+        let mut column = |v: ValueId| f.emit(Reshape, &[v, per_channel]);
+        let (scale, bias) = (column(scale), column(bias));
+        let scaled = f.emit(BinaryKind::Mul, &[normal, scale]);
+        let shifted = f.emit(BinaryKind::Add, &[scaled, bias]);
+        f.emit(Transpose { perm: vec![0, 2, 1, 3] }, &[shifted])
+    })
+}
