@@ -18,6 +18,8 @@ mod embed;
 mod function;
 mod resnet;
 mod scope;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use attention::{AttentionConfig, TransformerConfig, attention, feed_forward, spatial_transformer};

@@ -184,7 +184,7 @@ pub struct Clip;
 impl OpDef for Clip {
     fn infer(&self, inputs: &[Option<&Info>]) -> Result<Vec<Info>, InferError> {
         let x = required(inputs, 0)?;
-        one(x.ty.dtype, x.ty.shape.clone())
+        Ok(one(x.ty.dtype, x.ty.shape.clone()))
     }
 
     fn attrs(&self) -> Attrs {
@@ -206,7 +206,7 @@ impl OpDef for Where {
         if a.ty.dtype != b.ty.dtype {
             return Err(InferError::DTypes { left: a.ty.dtype, right: b.ty.dtype });
         }
-        one(a.ty.dtype, broadcast(&c.ty.shape, &broadcast(&a.ty.shape, &b.ty.shape)?)?)
+        Ok(one(a.ty.dtype, broadcast(&c.ty.shape, &broadcast(&a.ty.shape, &b.ty.shape)?)?))
     }
 
     fn attrs(&self) -> Attrs {

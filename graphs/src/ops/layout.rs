@@ -73,7 +73,7 @@ impl OpDef for Transpose {
         if sorted != (0..rank as i64).collect::<Vec<_>>() {
             return Err(InferError::Permutation { rank });
         }
-        one(x.ty.dtype, Shape(self.perm.iter().map(|&i| x.ty.shape.0[i as usize].clone()).collect()))
+        Ok(one(x.ty.dtype, Shape(self.perm.iter().map(|&i| x.ty.shape.0[i as usize].clone()).collect())))
     }
 
     fn attrs(&self) -> Attrs {
@@ -235,7 +235,7 @@ pub struct Expand;
 impl OpDef for Expand {
     fn infer(&self, inputs: &[Option<&Info>]) -> Result<Vec<Info>, InferError> {
         let x = required(inputs, 0)?;
-        one(x.ty.dtype, broadcast(&x.ty.shape, &Shape(content_of(inputs, 1)?))?)
+        Ok(one(x.ty.dtype, broadcast(&x.ty.shape, &Shape(content_of(inputs, 1)?))?))
     }
 
     fn attrs(&self) -> Attrs {
@@ -334,7 +334,9 @@ impl OpDef for Range {
         let dtype = required(inputs, 0)?.ty.dtype;
         let (start, limit, delta) = (content_of(inputs, 0)?, content_of(inputs, 1)?, content_of(inputs, 2)?);
         match (start.as_slice(), limit.as_slice(), delta.as_slice()) {
-            ([s], [n], [d]) if s.as_fixed() == Some(0) && d.as_fixed() == Some(1) => one(dtype, Shape(vec![n.clone()])),
+            ([s], [n], [d]) if s.as_fixed() == Some(0) && d.as_fixed() == Some(1) => {
+                Ok(one(dtype, Shape(vec![n.clone()])))
+            }
             _ => Err(InferError::Undecided),
         }
     }
@@ -357,7 +359,7 @@ pub struct ConstantOfShape {
 
 impl OpDef for ConstantOfShape {
     fn infer(&self, inputs: &[Option<&Info>]) -> Result<Vec<Info>, InferError> {
-        one(self.value.dtype, Shape(content_of(inputs, 0)?))
+        Ok(one(self.value.dtype, Shape(content_of(inputs, 0)?)))
     }
 
     fn attrs(&self) -> Attrs {
@@ -389,7 +391,7 @@ impl OpDef for ReduceMean {
             (true, false) => None,
             (false, _) => Some(d.clone()),
         });
-        one(x.ty.dtype, Shape(shape.collect()))
+        Ok(one(x.ty.dtype, Shape(shape.collect())))
     }
 
     fn attrs(&self) -> Attrs {
@@ -421,7 +423,7 @@ impl OpDef for DepthToSpace {
         };
         let b = Dim::fixed(self.blocksize as usize);
         let depth = c.exact_quotient(&(b.clone() * b.clone())).ok_or(InferError::Undecided)?;
-        one(x.ty.dtype, Shape(vec![n.clone(), depth, h.clone() * b.clone(), w.clone() * b]))
+        Ok(one(x.ty.dtype, Shape(vec![n.clone(), depth, h.clone() * b.clone(), w.clone() * b])))
     }
 
     fn attrs(&self) -> Attrs {

@@ -25,7 +25,7 @@ impl OpDef for MatMul {
         inner(&x[x.len() - 1], &y[y.len() - 2])?;
         let mut shape = broadcast(&Shape(x[..x.len() - 2].to_vec()), &Shape(y[..y.len() - 2].to_vec()))?;
         shape.0.extend([x[x.len() - 2].clone(), y[y.len() - 1].clone()]);
-        one(a.ty.dtype, shape)
+        Ok(one(a.ty.dtype, shape))
     }
 
     fn attrs(&self) -> Attrs {
@@ -59,7 +59,7 @@ impl OpDef for Gemm {
         let (m, k) = if self.trans_a { (a1, a0) } else { (a0, a1) };
         let (l, n) = if self.trans_b { (b1, b0) } else { (b0, b1) };
         inner(k, l)?;
-        one(a.ty.dtype, Shape(vec![m.clone(), n.clone()]))
+        Ok(one(a.ty.dtype, Shape(vec![m.clone(), n.clone()])))
     }
 
     fn attrs(&self) -> Attrs {

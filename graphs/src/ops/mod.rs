@@ -8,6 +8,8 @@ mod matrix;
 mod norm;
 mod shapes;
 mod spatial;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

@@ -14,7 +14,7 @@ pub struct InstanceNormalization {
 impl OpDef for InstanceNormalization {
     fn infer(&self, inputs: &[Option<&Info>]) -> Result<Vec<Info>, InferError> {
         let x = required(inputs, 0)?;
-        one(x.ty.dtype, x.ty.shape.clone())
+        Ok(one(x.ty.dtype, x.ty.shape.clone()))
     }
 
     fn attrs(&self) -> Attrs {
@@ -39,7 +39,7 @@ impl OpDef for LayerNormalization {
     fn infer(&self, inputs: &[Option<&Info>]) -> Result<Vec<Info>, InferError> {
         let x = required(inputs, 0)?;
         axis(self.axis, x.ty.shape.rank())?;
-        one(x.ty.dtype, x.ty.shape.clone())
+        Ok(one(x.ty.dtype, x.ty.shape.clone()))
     }
 
     fn attrs(&self) -> Attrs {
@@ -65,7 +65,7 @@ impl OpDef for Softmax {
     fn infer(&self, inputs: &[Option<&Info>]) -> Result<Vec<Info>, InferError> {
         let x = required(inputs, 0)?;
         axis(self.axis, x.ty.shape.rank())?;
-        one(x.ty.dtype, x.ty.shape.clone())
+        Ok(one(x.ty.dtype, x.ty.shape.clone()))
     }
 
     fn attrs(&self) -> Attrs {

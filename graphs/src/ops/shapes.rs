@@ -9,8 +9,8 @@ pub(super) fn required<'a>(inputs: &[Option<&'a Info>], i: usize) -> Result<&'a 
 }
 
 /// A result without known content.
-pub(super) fn one(dtype: DType, shape: Shape) -> Result<Vec<Info>, InferError> {
-    Ok(vec![Info { ty: TensorType::new(dtype, shape), content: None }])
+pub(super) fn one(dtype: DType, shape: Shape) -> Vec<Info> {
+    vec![Info { ty: TensorType::new(dtype, shape), content: None }]
 }
 
 /// Type and, for small integer tensors, content of a constant.

@@ -51,7 +51,7 @@ impl OpDef for Conv {
                 self.strides[i],
             )?);
         }
-        one(x.ty.dtype, Shape(shape))
+        Ok(one(x.ty.dtype, Shape(shape)))
     }
 
     fn attrs(&self) -> Attrs {
@@ -93,7 +93,7 @@ impl OpDef for Resize {
     fn infer(&self, inputs: &[Option<&Info>]) -> Result<Vec<Info>, InferError> {
         let x = required(inputs, 0)?;
         match inputs.get(3).copied().flatten().and_then(|sizes| sizes.content.clone()) {
-            Some(sizes) if sizes.len() == x.ty.shape.rank() => one(x.ty.dtype, Shape(sizes)),
+            Some(sizes) if sizes.len() == x.ty.shape.rank() => Ok(one(x.ty.dtype, Shape(sizes))),
             _ => Err(InferError::Undecided),
         }
     }
