@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::read::{Object, brief};
+use super::read::Object;
 use super::{
     Chunk, Conditions, ContextReplace, Decode, Interpolate, Keyframes, Labels, MAX_PASSES, Plan, PlanError, Predict, Start,
     Upsample, VERSION, Video,
@@ -239,6 +239,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::PlanFile;
+    use super::super::read::brief;
     use super::*;
 
     fn read(document: &Value) -> Result<Plan, PlanError> {

@@ -29,6 +29,7 @@ impl Template {
         };
         let context = Predict::default().context.min(cascade.window.saturating_sub(1)).max(1);
         let predict = Predict { chunks: (0..self.chunks).map(chunk).collect(), context, ..Predict::default() };
+        let factor = cascade.interpolation.as_ref().map_or(1.0, |i| i.factor as f64);
         let passes = cascade.interpolation.as_ref().map_or(0, |i| i.regimes.clamp(1, MAX_PASSES));
         let [height, width] = cascade.latent_size;
         Plan {
@@ -46,7 +47,7 @@ impl Template {
             interpolate: vec![Interpolate::default(); passes],
             decode: Decode { temporal: bundle.parts.contains_key("decoder"), ..Decode::default() },
             upsample: cascade.upsampler.is_some().then(Upsample::default),
-            video: Video { fps: Some(cascade.key_fps * 4f64.powi(passes as i32)), ..Video::default() },
+            video: Video { fps: Some(cascade.key_fps * factor.powi(passes as i32)), ..Video::default() },
         }
     }
 }

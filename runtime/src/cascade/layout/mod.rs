@@ -1,0 +1,301 @@
+//! A plan laid out: every unit of work, what it reads and writes, and when the video needs it.
+//!
+//! Frames flow through *streams*, one for each stage that makes frames. A *unit* (a chunk, a gap, a window) reads
+//! spans of streams that other units write, and writes one span itself. Nothing else connects units.
+
+mod build;
+mod windows;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::{Serialize, Serializer};
+use vldm_graphs::bundle::Manifest;
+
+use super::plan::{Plan, PlanError};
+
+/// A stage of the cascade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// One frame by the image model.
+    Image,
+    /// One frame from a picture.
+    Picture,
+    /// The first window.
+    Keyframes,
+    /// Prediction chunks.
+    Predict,
+    /// An interpolation pass, counted from 0.
+    Interpolate(usize),
+    /// Latents to frames.
+    Decode,
+    /// Frames to larger frames.
+    Upsample,
+    /// Frames to the video file.
+    Video,
+}
+
+impl Kind {
+    /// The name in plans and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Image => "image",
+            Kind::Picture => "picture",
+            Kind::Keyframes => "keyframes",
+            Kind::Predict => "predict",
+            Kind::Interpolate(0) => "interpolate-1",
+            Kind::Interpolate(_) => "interpolate-2",
+            Kind::Decode => "decode",
+            Kind::Upsample => "upsample",
+            Kind::Video => "video",
+        }
+    }
+
+    /// What one of its units is called.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Kind::Image | Kind::Picture => "frame",
+            Kind::Keyframes | Kind::Decode | Kind::Upsample | Kind::Video => "window",
+            Kind::Predict => "chunk",
+            Kind::Interpolate(_) => "gap",
+        }
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.name())
+    }
+}
+
+/// Frames of one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Number of the stream.
+    pub stream: usize,
+    /// Frames in it.
+    pub frames: Range<usize>,
+}
+
+/// Frames made by one stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Frames in all.
+    pub frames: usize,
+    /// `[channels, height, width]` of a frame.
+    pub shape: [usize; 3],
+}
+
+/// A piece of work that is run as a whole. Its result depends on the plan, the bundle and the frames it reads alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Its stage, an index into [`Layout::stages`].
+    pub stage: usize,
+    /// Its number within the stage.
+    pub index: usize,
+    /// Frames it is given, in this order.
+    pub reads: Vec<Span>,
+    /// Frames it makes. The units of the video stage make none.
+    pub writes: Option<Span>,
+    /// A unit that must be done before, although no frame says so.
+    pub after: Option<usize>,
+    /// First frame of the video that waits for this unit.
+    pub needed: usize,
+}
+
+/// What is the same for all units of a stage.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stage {
+    /// Which stage.
+    pub kind: Kind,
+    /// The network it calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<&'static str>,
+    /// Units.
+    pub units: usize,
+    /// Frames that all units make (or write to the file).
+    pub frames: usize,
+    /// `[batch, frames, channels, height, width]` of the largest call of the network; without the axis of frames for
+    /// networks of single images.
+    pub shape: Vec<usize>,
+    /// Denoising steps of a unit; 1 for stages without.
+    pub steps: usize,
+    /// Calls of the network, all units together.
+    pub evaluations: usize,
+    /// Bytes of start noise of a unit.
+    pub noise_bytes: usize,
+}
+
+impl Stage {
+    /// What progress counts to: denoising steps, windows, or frames written.
+    pub fn total(&self) -> usize {
+        if self.kind == Kind::Video { self.frames } else { self.steps * self.units }
+    }
+}
+
+/// The whole video, laid out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layout {
+    /// Streams, in the order of the cascade.
+    pub streams: Vec<Stream>,
+    /// Stages, in the order of the cascade.
+    pub stages: Vec<Stage>,
+    /// Units; each comes after those it depends on.
+    pub units: Vec<Unit>,
+    /// Frames of the video.
+    pub frames: usize,
+    /// Frames a second.
+    pub fps: f64,
+    /// Height and width of the video, in pixels.
+    pub size: [usize; 2],
+    /// First key frame → labels from there on, one class a label, −1 for "not given".
+    pub(crate) labels: BTreeMap<usize, Vec<i64>>,
+}
+
+impl Layout {
+    /// Lays out `plan` for `bundle`.
+    ///
+    /// # Errors
+    /// [`PlanError::Value`] when the plan asks for something that the bundle does not have or the sizes do not allow.
+    pub fn new(plan: &Plan, bundle: &Manifest) -> Result<Self, PlanError> {
+        build::layout(plan, bundle)
+    }
+
+    /// Units that `unit` waits for.
+    pub fn dependencies(&self, unit: usize) -> Vec<usize> {
+        let unit = &self.units[unit];
+        let mut found: Vec<usize> = unit.reads.iter().flat_map(|span| self.writers(span)).chain(unit.after).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Units that write any frame of `span`. Units write their stream in order.
+    fn writers(&self, span: &Span) -> impl Iterator<Item = usize> {
+        let writes = |u: &Unit| u.writes.as_ref().map(|w| (w.stream, w.frames.clone()));
+        let first = self.units.partition_point(|u| writes(u).is_some_and(|(s, f)| (s, f.end) <= (span.stream, span.frames.start)));
+        let overlaps = |u: &Unit| writes(u).is_some_and(|(s, f)| s == span.stream && f.start < span.frames.end);
+        let count = self.units[first..].iter().take_while(|u| overlaps(u)).count();
+        first..first + count
+    }
+
+    /// Labels of the chunk that a key frame, counted from 0, belongs to.
+    pub(crate) fn labels_of(&self, keyframe: usize) -> &[i64] {
+        self.labels.range(..=keyframe).next_back().map_or(&[], |(_, labels)| labels.as_slice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::explain::Explanation;
+    use super::super::testing::{bundle, plan, whole};
+    use super::*;
+
+    fn frames(keyframes: usize, chunks: usize) -> Vec<usize> {
+        let mut document = whole(chunks);
+        document["stages"][1]["frames"] = keyframes.into();
+        let layout = Layout::new(&plan(&document), &bundle()).unwrap();
+        layout.streams.iter().map(|s| s.frames).collect()
+    }
+
+    #[test]
+    fn frame_counts_are_those_of_the_paper() {
+        assert_eq!(frames(8, 0), [8, 29, 113, 113, 113]);
+        assert_eq!(frames(8, 4), [32, 125, 497, 497, 497]);
+    }
+
+    #[test]
+    fn every_frame_is_written_once_and_read_at_least_once() {
+        let mut document = whole(3);
+        document["stages"][6]["overlap"] = json!(2);
+        document["stages"][1]["start"] = json!("image");
+        let layout = Layout::new(&plan(&document), &bundle()).unwrap();
+        for (s, stream) in layout.streams.iter().enumerate() {
+            let spans = |span: Option<&Span>| span.filter(|span| span.stream == s).map(|span| span.frames.clone());
+            let written: Vec<usize> = layout.units.iter().filter_map(|u| spans(u.writes.as_ref())).flatten().collect();
+            assert_eq!(written, (0..stream.frames).collect::<Vec<_>>());
+            let mut read: Vec<usize> = layout.units.iter().flat_map(|u| u.reads.iter().filter_map(|r| spans(Some(r))).flatten()).collect();
+            read.sort_unstable();
+            read.dedup();
+            assert_eq!(read, written, "stream {s}");
+        }
+    }
+
+    #[test]
+    fn units_depend_on_the_writers_of_what_they_read() {
+        let layout = Layout::new(&plan(&whole(2)), &bundle()).unwrap();
+        for (u, unit) in layout.units.iter().enumerate() {
+            let found = layout.dependencies(u);
+            assert!(found.iter().all(|&d| d < u), "units come after those they depend on");
+            let reads = |w: &Span| unit.reads.iter().any(|r| r.stream == w.stream && r.frames.start < w.frames.end && w.frames.start < r.frames.end);
+            let expected: Vec<usize> =
+                (0..layout.units.len()).filter(|&d| unit.after == Some(d) || layout.units[d].writes.as_ref().is_some_and(reads)).collect();
+            assert_eq!(found, expected, "unit {u}");
+        }
+    }
+
+    #[test]
+    fn a_unit_is_needed_by_the_first_frame_that_shows_it() {
+        let layout = Layout::new(&plan(&whole(2)), &bundle()).unwrap();
+        let kind = |u: &&Unit| layout.stages[u.stage].kind;
+        let needed = |k: Kind| layout.units.iter().filter(|u| kind(u) == k).map(|u| u.needed).collect::<Vec<_>>();
+        assert_eq!(needed(Kind::Keyframes), [0]);
+        // Chunk 0 adds key frame 4 = frame 64; the gap before it starts at frame 48, seen from the window at 40.
+        assert_eq!(needed(Kind::Predict), [40, 72]);
+        assert_eq!(needed(Kind::Decode)[..3], [0, 8, 16]);
+    }
+
+    #[test]
+    fn evaluations_count_the_branches_of_guidance() {
+        let plan = plan(&whole(2));
+        let e = Explanation::new(&plan, &Layout::new(&plan, &bundle()).unwrap());
+        let by_stage: Vec<_> = e.stages.iter().map(|s| (s.kind.name(), s.units, s.evaluations, s.total())).collect();
+        assert_eq!(
+            by_stage,
+            [
+                ("keyframes", 1, 3 * 2, 3),
+                ("predict", 2, 2 * 2 * 3, 4),
+                ("interpolate-1", 7, 7 * 2, 14),
+                ("interpolate-2", 28, 28 * 2, 56),
+                ("decode", 15, 15, 15),
+                ("upsample", 15, 15 * 2, 30),
+                ("video", 15, 0, 113),
+            ]
+        );
+        assert_eq!((e.frames, e.fps, e.size), (113, 32.0, [8, 12]));
+        assert_eq!(e.stages[0].shape, [1, 4, 2, 2, 3]);
+        assert_eq!(e.stages[5].noise_bytes, 8 * (12 + 3) * 4 * 6 * 4);
+    }
+
+    #[test]
+    fn labels_hold_until_a_chunk_changes_them() {
+        let mut document = whole(3);
+        document["stages"][2]["chunks"][1] = json!({"labels": {"night": 1, "crowd": null}});
+        let layout = Layout::new(&plan(&document), &bundle()).unwrap();
+        assert_eq!((layout.labels_of(0), layout.labels_of(5)), (&[0, 2][..], &[0, 2][..]));
+        assert_eq!((layout.labels_of(6), layout.labels_of(9)), (&[1, -1][..], &[1, -1][..]));
+    }
+
+    #[test]
+    fn what_the_bundle_lacks_is_an_error_with_the_key() {
+        let message = |change: &dyn Fn(&mut serde_json::Value, &mut Manifest)| {
+            let (mut document, mut bundle) = (whole(1), bundle());
+            change(&mut document, &mut bundle);
+            Layout::new(&plan(&document), &bundle).unwrap_err().to_string()
+        };
+        let e = message(&|d, _| d["stages"][0]["labels"]["rain"] = json!(1));
+        assert_eq!(e, "test.json: conditions.labels.rain: expected a label of the bundle (night or crowd), found rain");
+        let e = message(&|d, _| d["stages"][2]["chunks"][0] = json!({"labels": {"crowd": 4}}));
+        assert_eq!(e, "test.json: predict.chunks[0].labels.crowd: expected a class from 0 to 3, or null, found 4");
+        let e = message(&|d, _| d["size"] = json!([5, 6]));
+        assert_eq!(e, "test.json: size: expected [height, width], both multiples of 2, found [5, 6]");
+        let e = message(&|_, b| drop(b.parts.remove("interpolate")));
+        assert!(e.starts_with("test.json: interpolate-1: expected a bundle with the part `interpolate`, found one with conditions"), "{e}");
+        let e = message(&|d, _| d["stages"][6]["noise_level"] = json!(100));
+        assert_eq!(e, "test.json: upsample.noise_level: expected a whole number from 0 to 99, found 100");
+        let e = message(&|_, b| b.cascade.scheduler.num_train_timesteps = 2);
+        assert_eq!(e, "test.json: keyframes.steps: expected at most the 2 training steps, found 3");
+    }
+}

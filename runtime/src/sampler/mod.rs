@@ -1,0 +1,230 @@
+//! The denoising loop: from start noise to a clean window, one [`Step`] after the other.
+
+mod guidance;
+
+pub use guidance::{Branch, Guidance};
+use ndarray::{ArrayD, ArrayViewMutD, Axis, Slice, Zip};
+use std::sync::Mutex;
+
+use crate::scheduler::Step;
+
+/// Why a window was not denoised.
+#[derive(Debug)]
+pub enum SampleError<E> {
+    /// The network failed.
+    Network(E),
+    /// A number of the sample is infinite or not a number after this step, counted from 1.
+    NotFinite(usize),
+    /// [`Control::proceed`] said no.
+    Stopped,
+}
+
+/// How a loop talks to whoever runs it.
+pub trait Control: Sync {
+    /// Called before every step; `false` ends the loop.
+    fn proceed(&self) -> bool;
+
+    /// Called after every step.
+    fn stepped(&self);
+
+    /// Calls `job(0)` to `job(jobs − 1)`, side by side where there is room. Returns when all are done.
+    fn spread(&self, jobs: usize, job: &(dyn Fn(usize) + Sync));
+}
+
+/// What becomes of frames that are given, while the loop runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replace {
+    /// They are put back at the end.
+    Final,
+    /// They are put back at the end and, noised to the step's level, before every step.
+    EveryStep,
+    /// Never.
+    None,
+}
+
+/// One window to denoise; all arrays are `[batch, frames, …]`.
+#[derive(Clone, Debug)]
+pub struct Window {
+    /// Start noise.
+    pub noise: ArrayD<f32>,
+    /// Frames that are given, anything elsewhere; the shape of `noise`.
+    pub known: ArrayD<f32>,
+    /// Which frames are given.
+    pub seen: Vec<bool>,
+    /// What becomes of them.
+    pub replace: Replace,
+}
+
+/// Runs `steps` over the window and returns it clean, `[batch, frames, …]`.
+///
+/// `network` answers for one [`Branch`], a sample and a timestep. Branches of a step do not depend on each other.
+///
+/// # Errors
+/// [`SampleError`].
+pub fn denoise<E: Send>(
+    steps: &[Step],
+    window: Window,
+    guidance: Guidance,
+    control: &dyn Control,
+    network: &(dyn Fn(Branch, &ArrayD<f32>, f64) -> Result<ArrayD<f32>, E> + Sync),
+) -> Result<ArrayD<f32>, SampleError<E>> {
+    let branches = guidance.branches(window.seen.contains(&true));
+    let mut x = window.noise.clone();
+    for (i, step) in steps.iter().enumerate() {
+        if !control.proceed() {
+            return Err(SampleError::Stopped);
+        }
+        if window.replace == Replace::EveryStep {
+            let (a, b) = (step.alpha_bar.sqrt() as f32, (1.0 - step.alpha_bar).sqrt() as f32);
+            each_seen(&mut x, &window.seen, |mut frame, at| {
+                Zip::from(&mut frame)
+                    .and(&window.known.slice_axis(Axis(1), at))
+                    .and(&window.noise.slice_axis(Axis(1), at))
+                    .for_each(|x, known, noise| *x = a * known + b * noise);
+            });
+        }
+        let answers: Vec<Mutex<Option<Result<_, E>>>> = branches.iter().map(|_| Mutex::new(None)).collect();
+        control.spread(branches.len(), &|k| {
+            let answer = network(branches[k], &x, step.t);
+            *answers[k].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(answer);
+        });
+        let answers = answers.into_iter().filter_map(|m| m.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let answers = answers.collect::<Result<Vec<_>, E>>().map_err(SampleError::Network)?;
+        apply(step, &mut x, &guidance.combine(answers));
+        if !x.iter().all(|v| v.is_finite()) {
+            return Err(SampleError::NotFinite(i + 1));
+        }
+        control.stepped();
+    }
+    if window.replace != Replace::None {
+        each_seen(&mut x, &window.seen, |mut frame, at| frame.assign(&window.known.slice_axis(Axis(1), at)));
+    }
+    Ok(x)
+}
+
+/// `x ← keep·x + pred·clean`, with `clean = c_skip·x + c_out·answer`.
+pub fn apply(step: &Step, x: &mut ArrayD<f32>, answer: &ArrayD<f32>) {
+    let s = *step;
+    match s.clip {
+        None => {
+            let (from_x, from_answer) = ((s.keep + s.pred * s.c_skip) as f32, (s.pred * s.c_out) as f32);
+            Zip::from(x).and(answer).for_each(|x, n| *x = from_x * *x + from_answer * n);
+        }
+        Some(clip) => Zip::from(x).and(answer).for_each(|x, n| {
+            let clean = s.c_skip * f64::from(*x) + s.c_out * f64::from(*n);
+            let change = clean.clamp(-clip.range, clip.range) - clean;
+            *x = (s.keep * f64::from(*x) + s.pred * clean + clip.gain * change) as f32;
+        }),
+    }
+}
+
+fn each_seen(x: &mut ArrayD<f32>, seen: &[bool], put: impl Fn(ArrayViewMutD<f32>, Slice)) {
+    for frame in (0..seen.len()).filter(|&frame| seen[frame]) {
+        let at = Slice::from(frame..=frame);
+        put(x.slice_axis_mut(Axis(1), at), at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use ndarray::IxDyn;
+    use vldm_graphs::bundle::{self, PredictionType};
+
+    use super::*;
+    use crate::noise::{Source, segment};
+    use crate::scheduler::{Ddim, Scheduler};
+
+    #[derive(Default)]
+    struct Counting {
+        steps: AtomicUsize,
+        stop_at: Option<usize>,
+    }
+
+    impl Control for Counting {
+        fn proceed(&self) -> bool {
+            self.stop_at != Some(self.steps.load(Ordering::Relaxed))
+        }
+
+        fn stepped(&self) {
+            self.steps.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn spread(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
+            (0..jobs).for_each(job);
+        }
+    }
+
+    fn table(n: usize) -> Vec<Step> {
+        let schedule = bundle::Scheduler {
+            prediction_type: PredictionType::VPrediction,
+            clip_sample: false,
+            ..bundle::Scheduler::default()
+        };
+        Ddim.steps(&schedule, n).unwrap()
+    }
+
+    fn window(seen: &[bool], replace: Replace) -> Window {
+        let shape = [1, seen.len(), 2, 3, 3];
+        let noise = segment(1, Source::Predict, 0, &shape);
+        let known = segment(2, Source::Predict, 0, &shape);
+        Window { noise, known, seen: seen.to_vec(), replace }
+    }
+
+    type Answer = Result<ArrayD<f32>, &'static str>;
+
+    fn fake(branch: Branch, x: &ArrayD<f32>, t: f64) -> Answer {
+        let shift = f32::from(u8::from(branch.labels)) + 0.5 * f32::from(u8::from(branch.context));
+        Ok(x.mapv(|v| 0.3 * v + shift * (t as f32 / 1000.0)))
+    }
+
+    #[test]
+    fn given_frames_come_back_unless_asked_otherwise() {
+        for replace in [Replace::Final, Replace::EveryStep, Replace::None] {
+            let w = window(&[true, false, false], replace);
+            let g = Guidance { labels: 2.0, context: 1.0 };
+            let x = denoise(&table(4), w.clone(), g, &Counting::default(), &fake).unwrap();
+            let same = x.index_axis(Axis(1), 0) == w.known.index_axis(Axis(1), 0);
+            assert_eq!(same, replace != Replace::None, "{replace:?}");
+            assert!(x.index_axis(Axis(1), 1) != w.known.index_axis(Axis(1), 1));
+        }
+    }
+
+    #[test]
+    fn given_frames_are_shown_at_the_level_of_every_step() {
+        let w = window(&[true, false], Replace::EveryStep);
+        let steps = table(3);
+        let seen_at_last = Mutex::new(None);
+        let network = |_: Branch, x: &ArrayD<f32>, _: f64| -> Answer {
+            *seen_at_last.lock().unwrap() = Some(x.clone());
+            Ok(ArrayD::zeros(x.shape()))
+        };
+        denoise(&steps, w.clone(), Guidance::NONE, &Counting::default(), &network).unwrap();
+        let x = seen_at_last.into_inner().unwrap().unwrap();
+        let a = steps[2].alpha_bar;
+        let expected = a.sqrt() as f32 * w.known[[0, 0, 1, 2, 0]] + (1.0 - a).sqrt() as f32 * w.noise[[0, 0, 1, 2, 0]];
+        assert!((x[[0, 0, 1, 2, 0]] - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_right_name_their_step() {
+        let calls = AtomicUsize::new(0);
+        let network = |_: Branch, x: &ArrayD<f32>, _: f64| -> Answer {
+            let bad = calls.fetch_add(1, Ordering::Relaxed) == 2;
+            Ok(ArrayD::from_elem(IxDyn(x.shape()), if bad { f32::NAN } else { 0.0 }))
+        };
+        let e = denoise(&table(5), window(&[false], Replace::Final), Guidance::NONE, &Counting::default(), &network);
+        assert!(matches!(e, Err(SampleError::NotFinite(3))));
+    }
+
+    #[test]
+    fn the_loop_stops_before_a_step_and_passes_errors_on() {
+        let stop = Counting { stop_at: Some(2), ..Counting::default() };
+        let e = denoise(&table(5), window(&[false], Replace::Final), Guidance::NONE, &stop, &fake);
+        assert!(matches!(e, Err(SampleError::Stopped)) && stop.steps.into_inner() == 2);
+        let fail = |_: Branch, _: &ArrayD<f32>, _: f64| -> Answer { Err("broken") };
+        let e = denoise(&table(5), window(&[false], Replace::Final), Guidance::NONE, &Counting::default(), &fail);
+        assert!(matches!(e, Err(SampleError::Network("broken"))));
+    }
+}
