@@ -157,6 +157,9 @@ pub struct WeightFile {
     pub blake3: String,
     /// Where it lay in the checkpoint, for people.
     pub source: String,
+    /// Whether it is a hard link to that file, so that it has several names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub linked: bool,
 }
 
 /// What the stages of a cascade need to know beyond the networks' signatures.

@@ -1,0 +1,159 @@
+//! The bundle folder on disk: built beside the target under another name, flushed, then renamed into place.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value as Json;
+use vldm_graphs::bundle::{MANIFEST, WeightFile, files};
+
+use crate::checkpoint::json;
+use crate::component::Shard;
+use crate::error::ExportError;
+
+/// How weight files get into the bundle.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkMode {
+    /// As copies, which share their blocks with the original where the file system can (btrfs, xfs, apfs).
+    #[default]
+    Copy,
+    /// As further names of the same file; copied where that is impossible. Engines read such bundles,
+    /// `onnx.checker` refuses them (CVE-2026-34446).
+    HardLink,
+}
+
+/// A bundle under construction; dropped before [`Target::finish`], it leaves nothing behind.
+pub struct Target {
+    path: PathBuf,
+    replaces: bool,
+    folder: tempfile::TempDir,
+}
+
+impl Target {
+    /// Whether a bundle may be written to `path`: nothing is there, or a bundle that `force` allows to replace.
+    ///
+    /// # Errors
+    /// [`ExportError::Target`].
+    pub fn check(path: &Path, force: bool) -> Result<bool, ExportError> {
+        let refuse = |expected, found| Err(ExportError::Target { path: path.to_path_buf(), expected, found });
+        if path.file_name().is_none() {
+            return refuse("the name of a new folder", "a path without one");
+        }
+        match fs::symlink_metadata(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(ExportError::Io { path: path.to_path_buf(), source }),
+            Ok(_) if !is_bundle(path) => refuse("a folder that is not there yet", "something that is no bundle"),
+            Ok(_) if !force => refuse("a folder that is not there yet (or --force)", "a bundle"),
+            Ok(_) => Ok(true),
+        }
+    }
+
+    /// Makes the folder in which the bundle grows, beside `path`.
+    ///
+    /// # Errors
+    /// [`ExportError::Target`], [`ExportError::Io`].
+    pub fn create(path: &Path, force: bool) -> Result<Self, ExportError> {
+        let replaces = Self::check(path, force)?;
+        let parent = parent(path);
+        let io = |source| ExportError::Io { path: parent.to_path_buf(), source };
+        fs::create_dir_all(parent).map_err(io)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".vldm-export-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+        let folder = builder.tempdir_in(parent).map_err(io)?;
+        Ok(Self { path: path.to_path_buf(), replaces, folder })
+    }
+
+    /// The folder in which the bundle grows.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts `bytes` into `name` and gives their digest.
+    ///
+    /// # Errors
+    /// [`ExportError::Io`].
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<String, ExportError> {
+        let path = self.folder().join(name);
+        files::write_atomically(&path, bytes).map_err(|source| ExportError::Io { path, source })?;
+        Ok(blake3::hash(bytes).to_hex().to_string())
+    }
+
+    /// Puts the file of `shard` where its bundle name says; `source` is the name to show to people.
+    ///
+    /// # Errors
+    /// [`ExportError::Io`]; [`ExportError::Changed`] when the file is no longer the one that was opened.
+    pub fn place(&self, shard: &Shard, mode: LinkMode, source: String) -> Result<WeightFile, ExportError> {
+        let to = self.folder().join(&shard.file);
+        let io = |source| ExportError::Io { path: shard.source.clone(), source };
+        fs::create_dir_all(parent(&to)).map_err(io)?;
+        // The name in the checkpoint may itself be a symbolic link, as in the cache of a model hub.
+        let from = shard.source.canonicalize().map_err(io)?;
+        let linked = mode == LinkMode::HardLink && fs::hard_link(&from, &to).is_ok();
+        if !linked {
+            copy(&from, &to).map_err(io)?;
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut file = File::open(&to).map_err(io)?;
+        let bytes = io::copy(&mut file, &mut hasher).map_err(io)?;
+        if bytes != shard.bytes() {
+            return Err(ExportError::Changed { path: from, expected: shard.bytes(), found: bytes });
+        }
+        Ok(WeightFile { bytes, blake3: hasher.finalize().to_hex().to_string(), source, linked })
+    }
+
+    /// Moves the finished bundle to its place; what it replaces is deleted afterwards.
+    ///
+    /// # Errors
+    /// [`ExportError::Io`]; the target is then as it was.
+    pub fn finish(self) -> Result<(), ExportError> {
+        let io = |source| ExportError::Io { path: self.path.clone(), source };
+        let above = parent(&self.path);
+        for folder in [self.folder().join("weights"), self.folder().to_path_buf()] {
+            files::sync_folder(&folder).or_else(ignore_missing).map_err(io)?;
+        }
+        if !self.replaces {
+            // Renaming onto a folder that has appeared meanwhile fails unless it is empty.
+            fs::rename(self.folder(), &self.path).map_err(io)?;
+            return files::sync_folder(above).map_err(io);
+        }
+        let old = tempfile::Builder::new().prefix(".vldm-old-").tempdir_in(above).map_err(io)?;
+        let aside = old.path().join("bundle");
+        fs::rename(&self.path, &aside).map_err(io)?;
+        if let Err(source) = fs::rename(self.folder(), &self.path) {
+            fs::rename(&aside, &self.path).map_err(io)?;
+            return Err(io(source));
+        }
+        files::sync_folder(above).map_err(io)
+    }
+}
+
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// `std::fs::copy` uses `copy_file_range`, which shares blocks where the file system can.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    // The copy is ours to delete and replace, whatever the original allowed.
+    let mut permissions = fs::metadata(to)?.permissions();
+    #[cfg(unix)]
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    #[cfg(not(unix))]
+    permissions.set_readonly(false);
+    fs::set_permissions(to, permissions)?;
+    File::open(to)?.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A folder with a manifest that looks like ours, even if it is of another version.
+fn is_bundle(path: &Path) -> bool {
+    let ours = |manifest: Json| manifest.get("format").is_some() && manifest.get("parts").is_some();
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()) && json(&path.join(MANIFEST)).is_ok_and(ours)
+}
