@@ -283,7 +283,7 @@ impl<'g> Drawing<'_, 'g> {
         let (block, level) = ("mid_block", self.config.levels() - 1);
         let x = self.layer(s, block, 0, x, level);
         if !self.config.mid_attention {
-            return self.layer(s, block, 1, x, level);
+            return x; // diffusers gives `UNetMidBlock2D` no further layers here
         }
         let x = self.transformer(s, block, 0, x, level);
         self.layer(s, block, 1, x, level)
