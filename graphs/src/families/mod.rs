@@ -3,6 +3,7 @@
 
 mod conditions;
 mod config;
+mod stable_diffusion;
 mod temporal_layers;
 mod unet;
 mod vae;
@@ -14,6 +15,7 @@ use serde_json::Value as Json;
 
 pub use conditions::ConditionsConfig;
 pub use config::ConfigError;
+pub use stable_diffusion::StableDiffusion;
 pub use temporal_layers::TemporalConfig;
 pub use unet::{UnetConfig, UnetInputs, unet};
 pub use vae::{VaeConfig, vae_decoder, vae_encoder};
@@ -70,7 +72,7 @@ pub trait Model {
 }
 
 /// All families, in the order in which they are asked.
-pub const FAMILIES: &[&dyn Family] = &[&VideoLdm];
+pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &StableDiffusion];
 
 /// The family of a checkpoint.
 pub fn detect(configs: &Configs) -> Option<&'static dyn Family> {

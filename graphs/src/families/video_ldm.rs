@@ -5,11 +5,12 @@
 use serde_json::Value as Json;
 
 use super::config::Reader;
+use super::stable_diffusion::{image_decoder, image_encoder, image_shape, image_unet};
 use super::temporal_layers::TemporalLayers;
 use super::unet::{ClassEmbedding, unet};
 use super::{
     ConditionsConfig, ConfigError, Configs, Family, Model, TemporalConfig, UnetConfig, UnetInputs, VaeConfig,
-    vae_decoder, vae_encoder,
+    vae_decoder,
 };
 use crate::bundle::{Cascade, Interpolation, PredictionType, Scheduler, Upsampler};
 use crate::ir::{DType, Dim, Graph};
@@ -248,18 +249,21 @@ impl Model for Cascaded {
         let b = GraphBuilder::new(part, weights);
         match part {
             "conditions" => self.conditions.config.build(&self.conditions.folder, weights),
-            "image" => self.image(b),
-            "encoder" => self.encoder(b),
-            "image_decoder" => self.decode(b, None),
+            "image" => image_unet(b, &self.unet.folder, &self.unet.config),
+            "encoder" => image_encoder(b, &self.vae.folder, &self.vae.config),
+            "image_decoder" => image_decoder(b, &self.vae.folder, &self.vae.config),
             "image_upsampler" => self.upsample(b, None),
             "keyframes" => self.denoise(b, &self.keyframes),
-            "interpolate" => self.denoise(b, self.interpolate.as_ref().unwrap_or(&self.keyframes)),
-            "decoder" => self.decode(b, self.decoder.as_ref()),
+            "interpolate" => match &self.interpolate {
+                Some(part) => self.denoise(b, part),
+                None => Err(no_part(part, &self.parts())),
+            },
+            "decoder" => match &self.decoder {
+                Some(part) => self.decode(b, part),
+                None => Err(no_part(part, &self.parts())),
+            },
             "upsampler" => self.upsample(b, self.upsampler_temporal.as_ref()),
-            other => {
-                let what = format!("the family has no part of this name, only {}", self.parts().join(", "));
-                Err(BuildError::Config { path: other.to_owned(), what })
-            }
+            other => Err(no_part(other, &self.parts())),
         }
     }
 
@@ -277,8 +281,23 @@ fn clip_shape(channels: usize) -> [Dim; 5] {
     ["batch".into(), "frames".into(), channels.into(), "height".into(), "width".into()]
 }
 
-fn image_shape(channels: usize) -> [Dim; 4] {
-    ["batch".into(), channels.into(), "height".into(), "width".into()]
+fn no_part(name: &str, parts: &[&str]) -> BuildError {
+    let what = format!("the checkpoint has no part of this name, only {}", parts.join(", "));
+    BuildError::Config { path: name.to_owned(), what }
+}
+
+impl Part<TemporalConfig> {
+    /// Its layers over a clip, without conditions.
+    fn layers<'g>(&self, b: &'g GraphBuilder<'_>, frames: &Frames) -> TemporalLayers<'g> {
+        TemporalLayers {
+            scope: b.component(&self.folder),
+            config: self.config.clone(),
+            frames: frames.clone(),
+            context: Vec::new(),
+            text: None,
+            regime: None,
+        }
+    }
 }
 
 fn clip_frames() -> Frames {
@@ -300,21 +319,6 @@ impl Cascaded {
         b.input(name, DType::F32, ["batch".into(), tokens.into(), width.into()])
     }
 
-    /// The backbone alone: what every α = 1 makes of the video network.
-    fn image(&self, b: GraphBuilder<'_>) -> Result<Graph, BuildError> {
-        let c = &self.unet.config;
-        let out = {
-            let inputs = UnetInputs {
-                sample: b.input("sample", DType::F32, image_shape(c.in_channels)),
-                timestep: b.input("timestep", DType::F32, ["batch".into()]),
-                context: Some(Self::text(&b, "encoder_hidden_states", "tokens", c.cross_attention_dim)),
-                class: None,
-            };
-            unet(&b.component(&self.unet.folder), c, &inputs, &Frames::image("batch".into()), None).id()
-        };
-        b.finish(&[("out_sample", out)])
-    }
-
     /// Keyframe, prediction and interpolation networks.
     fn denoise(&self, b: GraphBuilder<'_>, part: &Part<TemporalConfig>) -> Result<Graph, BuildError> {
         let (c, t, frames) = (&self.unet.config, &part.config, clip_frames());
@@ -334,14 +338,7 @@ impl Cascaded {
             let width = t.context_channels.unwrap_or(0);
             let s = scope.at("cond_encoder");
             let context_levels = context_encoder(&s, known, mask, &frames, width, t.context_levels());
-            let layers = TemporalLayers {
-                scope,
-                config: t.clone(),
-                frames: frames.clone(),
-                context: context_levels,
-                text,
-                regime,
-            };
+            let layers = TemporalLayers { context: context_levels, text, regime, ..part.layers(&b, &frames) };
             let inputs = UnetInputs { sample: flatten(sample, &frames), timestep, context: Some(context), class: None };
             let y = unet(&b.component(&self.unet.folder), c, &inputs, &frames, Some(&layers));
             unflatten(y, &frames).id()
@@ -349,37 +346,16 @@ impl Cascaded {
         b.finish(&[("out_sample", out)])
     }
 
-    fn encoder(&self, b: GraphBuilder<'_>) -> Result<Graph, BuildError> {
-        let c = &self.vae.config;
-        let (mean, std) = {
-            let image = b.input("image", DType::F32, image_shape(c.image_channels));
-            let (mean, std) = vae_encoder(&b.component(&self.vae.folder), c, image);
-            (mean.id(), std.id())
-        };
-        b.finish(&[("latents", mean), ("latents_std", std)])
-    }
-
-    fn decode(&self, b: GraphBuilder<'_>, part: Option<&Part<TemporalConfig>>) -> Result<Graph, BuildError> {
+    /// The decoder with its temporal layers.
+    fn decode(&self, b: GraphBuilder<'_>, part: &Part<TemporalConfig>) -> Result<Graph, BuildError> {
         let (c, frames) = (&self.vae.config, clip_frames());
-        let spatial = |b: &'_ GraphBuilder<'_>| -> crate::ir::ValueId {
-            let s = b.component(&self.vae.folder);
-            let Some(part) = part else {
-                let latents = b.input("latents", DType::F32, image_shape(c.latent_channels));
-                return vae_decoder(&s, c, latents, None).id();
-            };
+        let out = {
             let latents = b.input("latents", DType::F32, clip_shape(c.latent_channels));
-            let layers = TemporalLayers {
-                scope: b.component(&part.folder),
-                config: part.config.clone(),
-                frames: frames.clone(),
-                context: Vec::new(),
-                text: None,
-                regime: None,
-            };
-            unflatten(vae_decoder(&s, c, flatten(latents, &frames), Some(&layers)), &frames).id()
+            let layers = part.layers(&b, &frames);
+            let y = vae_decoder(&b.component(&self.vae.folder), c, flatten(latents, &frames), Some(&layers));
+            unflatten(y, &frames).id()
         };
-        let out = spatial(&b);
-        b.finish(&[(if part.is_some() { "frames" } else { "image" }, out)])
+        b.finish(&[("frames", out)])
     }
 
     fn upsample(&self, b: GraphBuilder<'_>, part: Option<&Part<TemporalConfig>>) -> Result<Graph, BuildError> {
@@ -403,14 +379,7 @@ impl Cascaded {
                 let dtype = if kind == ClassEmbedding::Timestep { DType::F32 } else { DType::I64 };
                 b.input("noise_level", dtype, ["batch".into()])
             });
-            let layers = part.map(|part| TemporalLayers {
-                scope: b.component(&part.folder),
-                config: part.config.clone(),
-                frames: frames.clone(),
-                context: Vec::new(),
-                text: None,
-                regime: None,
-            });
+            let layers = part.map(|part| part.layers(&b, &frames));
             let inputs = UnetInputs { sample: sample.concat(&[low], 1), timestep, context: None, class };
             let y = unet(&b.component(&up.folder), c, &inputs, &frames, layers.as_ref());
             if part.is_some() { unflatten(y, &frames).id() } else { y.id() }

@@ -1,0 +1,128 @@
+//! Stable Diffusion 1.x and 2.x and what is built like them: the spatial backbone, an image model.
+
+use super::unet::{ClassEmbedding, unet};
+use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs, VaeConfig, vae_decoder, vae_encoder};
+use crate::bundle::Cascade;
+use crate::ir::{DType, Dim, Graph};
+use crate::nn::{BuildError, Frames, GraphBuilder};
+use crate::weights::WeightSource;
+
+/// The `stable-diffusion` family: parts `image`, `encoder` and `image_decoder`.
+pub struct StableDiffusion;
+
+const UNET: &str = "unet";
+const VAE: &str = "vae";
+
+impl Family for StableDiffusion {
+    fn name(&self) -> &'static str {
+        "stable-diffusion"
+    }
+
+    fn recognises(&self, configs: &Configs) -> bool {
+        let class = configs.index.as_ref().and_then(|index| index.get("_class_name")).and_then(|class| class.as_str());
+        class.is_some_and(|class| class.starts_with("StableDiffusion") && !class.contains("XL"))
+    }
+
+    fn open(&self, configs: &Configs) -> Result<Box<dyn Model>, ConfigError> {
+        let config = |folder: &str| match configs.components.get(folder) {
+            Some(Some(json)) => Ok((format!("{folder}/config.json"), json)),
+            _ => Err(ConfigError::MissingFile {
+                file: format!("{folder}/config.json"),
+                why: "an image model has a UNet and an autoencoder".to_owned(),
+            }),
+        };
+        let (file, json) = config(UNET)?;
+        let (unet, mut ignored) = UnetConfig::read(&file, json)?;
+        let (file, json) = config(VAE)?;
+        let (vae, more) = VaeConfig::read(&file, json)?;
+        ignored.extend(more);
+        if unet.in_channels < vae.latent_channels {
+            return Err(ConfigError::Unsupported {
+                file: "unet/config.json".to_owned(),
+                key: "in_channels".to_owned(),
+                found: unet.in_channels.to_string(),
+                supported: format!("at least {}, the autoencoder's latent_channels", vae.latent_channels),
+            });
+        }
+        Ok(Box::new(ImageModel { unet, vae, ignored }))
+    }
+}
+
+/// UNet and autoencoder, as the parts that every image backbone has.
+struct ImageModel {
+    unet: UnetConfig,
+    vae: VaeConfig,
+    ignored: Vec<String>,
+}
+
+impl Model for ImageModel {
+    fn parts(&self) -> Vec<&'static str> {
+        vec!["image", "encoder", "image_decoder"]
+    }
+
+    fn components(&self) -> Vec<String> {
+        vec![UNET.to_owned(), VAE.to_owned()]
+    }
+
+    fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
+        let b = GraphBuilder::new(part, weights);
+        match part {
+            "image" => image_unet(b, UNET, &self.unet),
+            "encoder" => image_encoder(b, VAE, &self.vae),
+            "image_decoder" => image_decoder(b, VAE, &self.vae),
+            other => {
+                let what = format!("the family has no part of this name, only {}", self.parts().join(", "));
+                Err(BuildError::Config { path: other.to_owned(), what })
+            }
+        }
+    }
+
+    fn cascade(&self) -> Option<Cascade> {
+        None
+    }
+
+    fn ignored_keys(&self) -> Vec<String> {
+        self.ignored.clone()
+    }
+}
+
+pub(super) fn image_shape(channels: usize) -> [Dim; 4] {
+    ["batch".into(), channels.into(), "height".into(), "width".into()]
+}
+
+/// The UNet of single images; a class embedding becomes the input `class_labels`.
+pub(super) fn image_unet(b: GraphBuilder<'_>, folder: &str, c: &UnetConfig) -> Result<Graph, BuildError> {
+    let out = {
+        let text = ["batch".into(), "tokens".into(), c.cross_attention_dim.into()];
+        let inputs = UnetInputs {
+            sample: b.input("sample", DType::F32, image_shape(c.in_channels)),
+            timestep: b.input("timestep", DType::F32, ["batch".into()]),
+            context: Some(b.input("encoder_hidden_states", DType::F32, text)),
+            class: c.class_embedding.map(|kind| {
+                let dtype = if kind == ClassEmbedding::Timestep { DType::F32 } else { DType::I64 };
+                b.input("class_labels", dtype, ["batch".into()])
+            }),
+        };
+        unet(&b.component(folder), c, &inputs, &Frames::image("batch".into()), None).id()
+    };
+    b.finish(&[("out_sample", out)])
+}
+
+/// Images in −1..1 to scaled latents: mean and standard deviation of the posterior.
+pub(super) fn image_encoder(b: GraphBuilder<'_>, folder: &str, c: &VaeConfig) -> Result<Graph, BuildError> {
+    let (mean, std) = {
+        let image = b.input("image", DType::F32, image_shape(c.image_channels));
+        let (mean, std) = vae_encoder(&b.component(folder), c, image);
+        (mean.id(), std.id())
+    };
+    b.finish(&[("latents", mean), ("latents_std", std)])
+}
+
+/// Scaled latents to images in −1..1.
+pub(super) fn image_decoder(b: GraphBuilder<'_>, folder: &str, c: &VaeConfig) -> Result<Graph, BuildError> {
+    let out = {
+        let latents = b.input("latents", DType::F32, image_shape(c.latent_channels));
+        vae_decoder(&b.component(folder), c, latents, None).id()
+    };
+    b.finish(&[("image", out)])
+}
