@@ -5,6 +5,8 @@ mod conditions;
 mod config;
 mod stable_diffusion;
 mod temporal_layers;
+#[cfg(test)]
+mod tests;
 mod unet;
 mod vae;
 mod video_ldm;
