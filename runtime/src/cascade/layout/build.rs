@@ -157,6 +157,7 @@ impl<'a> Builder<'a> {
         let context: &[&str] = &["context_latents", "context_mask"];
         let needs: &[&str] = if start.is_some() || predict.is_some() { context } else { &[] };
         let part = self.part("keyframes", "keyframes", needs)?;
+        self.part("conditions", "conditions", &["labels"])?;
         let mut classes = vec![-1; self.bundle.cascade.labels.len()];
         self.relabel("conditions", &self.plan.conditions.labels, &mut classes)?;
         let mut labels = BTreeMap::from([(0, classes.clone())]);

@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use vldm_graphs::bundle::Manifest;
 
 use super::plan::{Plan, PlanError};
+use crate::video::VideoSpec;
 
 /// A stage of the cascade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,6 +160,12 @@ impl Layout {
     /// [`PlanError::Value`] when the plan asks for something that the bundle does not have or the sizes do not allow.
     pub fn new(plan: &Plan, bundle: &Manifest) -> Result<Self, PlanError> {
         build::layout(plan, bundle)
+    }
+
+    /// What the video file of `plan` is like.
+    pub fn video(&self, plan: &Plan) -> VideoSpec {
+        let [height, width] = self.size;
+        VideoSpec { width, height, fps: self.fps, frames: self.frames, quality: plan.video.quality }
     }
 
     /// Units that `unit` waits for.

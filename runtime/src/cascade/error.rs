@@ -1,0 +1,83 @@
+//! Why a cascade did not make its video.
+
+use vldm_graphs::bundle::BundleError;
+
+use super::layout::Kind;
+use super::plan::PlanError;
+use crate::error::BackendError;
+use crate::image::ImageError;
+use crate::scheduler::StepsError;
+use crate::video::VideoError;
+
+/// Why a cascade did not make its video.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CascadeError {
+    /// The plan does not fit the bundle.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The bundle lacks something.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// A stage has more steps than its noise schedule.
+    #[error(transparent)]
+    Steps(#[from] StepsError),
+    /// The first frame cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The video cannot be written.
+    #[error(transparent)]
+    Video(#[from] VideoError),
+    /// A network could not be loaded or run.
+    #[error("{place}: part `{part}`: {source}")]
+    Part {
+        /// Stage and unit.
+        place: Place,
+        /// The part of the bundle.
+        part: String,
+        /// What the engine said.
+        source: BackendError,
+    },
+    /// A network answered with another type or shape than it was asked for.
+    #[error("{place}: part `{part}`: expected f32 {expected}, found {found}")]
+    Output {
+        /// Stage and unit.
+        place: Place,
+        /// The part of the bundle.
+        part: String,
+        /// Expected shape.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// A number is infinite or not a number.
+    #[error("{place}{}: a number is not finite; run this bundle with 32-bit weights, or lower the guidance", at(*step))]
+    NotFinite {
+        /// Stage and unit.
+        place: Place,
+        /// Denoising step, counted from 1; 0 when the stage has none.
+        step: usize,
+    },
+    /// The caller asked to stop.
+    #[error("stopped before the video was complete; nothing was written")]
+    Cancelled,
+}
+
+fn at(step: usize) -> String {
+    if step == 0 { String::new() } else { format!(", step {step}") }
+}
+
+/// Where in the cascade something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The stage.
+    pub kind: Kind,
+    /// The unit, counted from 0.
+    pub unit: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, {} {}", self.kind.name(), self.kind.unit(), self.unit)
+    }
+}

@@ -1,0 +1,324 @@
+//! Units on lanes. A lane takes, of the units that are ready, the one that the video needs first.
+//!
+//! What a unit yields does not depend on lanes, so any number of them gives the same bytes. How far units may run ahead
+//! of the frames already written is bounded, so memory does not grow with the length of the video. A lane with nothing
+//! to do lends its processor to the branches of a running unit.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::error::{CascadeError, Place};
+use super::layout::{Kind, Layout};
+use super::progress::{Event, Progress};
+use super::store::{Frame, Store};
+use crate::sampler::Control;
+
+/// Windows, beside one for each lane, that decoded or enlarged frames may run ahead of the video.
+const WINDOWS_AHEAD: usize = 2;
+
+/// Runs one unit. The result depends on the unit and its inputs alone: this is where a store of finished units fits in.
+pub trait Work: Sync {
+    /// Frames that `unit` makes, given those it reads, span by span.
+    ///
+    /// # Errors
+    /// [`CascadeError`].
+    fn run(&self, unit: usize, inputs: &[Vec<Frame>], control: &dyn Control) -> Result<Vec<Frame>, CascadeError>;
+}
+
+/// Seconds of one stage.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timing {
+    pub(super) busy: f64,
+    pub(super) began: f64,
+    pub(super) ended: f64,
+}
+
+/// What running all units took.
+pub(super) struct Outcome {
+    pub(super) timings: Vec<Timing>,
+    pub(super) peak_frames: usize,
+    pub(super) peak_bytes: usize,
+}
+
+/// Runs every unit of `layout` on `lanes` threads.
+///
+/// # Errors
+/// The first error of a unit, after all lanes have stopped; [`CascadeError::Cancelled`] when `cancel` became true.
+pub(super) fn execute(
+    layout: &Layout,
+    work: &dyn Work,
+    lanes: usize,
+    cancel: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<Outcome, CascadeError> {
+    let lanes = lanes.max(1);
+    let shared = Shared {
+        layout,
+        work,
+        cancel,
+        progress,
+        ahead: ahead(layout, lanes),
+        dependents: dependents(layout),
+        began: Instant::now(),
+        state: Mutex::new(State::new(layout, lanes)),
+        changed: Condvar::new(),
+    };
+    progress.event(&Event::Planned(&layout.stages));
+    std::thread::scope(|scope| {
+        for _ in 1..lanes {
+            scope.spawn(|| shared.lane());
+        }
+        shared.lane();
+    });
+    let state = shared.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match state.error {
+        Some(error) => Err(error),
+        None if state.left > 0 => Err(CascadeError::Cancelled),
+        None => Ok(Outcome {
+            timings: state.timings,
+            peak_frames: state.store.peak_frames,
+            peak_bytes: state.store.peak_bytes,
+        }),
+    }
+}
+
+/// How many frames of the video each stage may be ahead of those written: two windows of key frames for latents,
+/// a few windows for pixels.
+fn ahead(layout: &Layout, lanes: usize) -> Vec<usize> {
+    let keys = layout.streams.iter().position(|s| s.frames > 1).map_or(1, |s| layout.streams[s].frames);
+    let spread = layout.frames.div_ceil(keys);
+    let window = |kind: Kind| {
+        let units = layout.units.iter().filter(|u| layout.stages[u.stage].kind == kind);
+        units.filter_map(|u| u.writes.as_ref()).map(|w| w.frames.len()).max().unwrap_or(1)
+    };
+    let pixels = (lanes + WINDOWS_AHEAD) * window(Kind::Decode).max(window(Kind::Upsample));
+    let of = |kind| match kind {
+        Kind::Decode | Kind::Upsample | Kind::Video => pixels,
+        _ => pixels.max(2 * spread * window(Kind::Keyframes)),
+    };
+    layout.stages.iter().map(|s| of(s.kind)).collect()
+}
+
+fn dependents(layout: &Layout) -> Vec<Vec<usize>> {
+    let mut dependents = vec![vec![]; layout.units.len()];
+    for unit in 0..layout.units.len() {
+        for d in layout.dependencies(unit) {
+            dependents[d].push(unit);
+        }
+    }
+    dependents
+}
+
+/// Everything that changes, under one lock.
+struct State {
+    /// Units that each unit still waits for.
+    waiting: Vec<usize>,
+    /// Ready units by (frame that needs them, later stage first, number).
+    ready: BTreeSet<(usize, usize, usize)>,
+    store: Store,
+    /// Processors nobody uses.
+    free: usize,
+    /// Units not done.
+    left: usize,
+    /// Units not done, of each stage.
+    left_of: Vec<usize>,
+    /// Frames in the video so far.
+    written: usize,
+    stop: bool,
+    error: Option<CascadeError>,
+    timings: Vec<Timing>,
+}
+
+impl State {
+    fn new(layout: &Layout, lanes: usize) -> Self {
+        let waiting: Vec<usize> = (0..layout.units.len()).map(|u| layout.dependencies(u).len()).collect();
+        let ready = (0..waiting.len()).filter(|&u| waiting[u] == 0).map(|u| key(layout, u)).collect();
+        Self {
+            left: waiting.len(),
+            left_of: layout.stages.iter().map(|s| s.units).collect(),
+            waiting,
+            ready,
+            store: Store::new(layout),
+            free: lanes,
+            written: 0,
+            stop: false,
+            error: None,
+            timings: vec![Timing::default(); layout.stages.len()],
+        }
+    }
+}
+
+fn key(layout: &Layout, unit: usize) -> (usize, usize, usize) {
+    let u = &layout.units[unit];
+    (u.needed, layout.stages.len() - u.stage, unit)
+}
+
+struct Shared<'a> {
+    layout: &'a Layout,
+    work: &'a dyn Work,
+    cancel: &'a AtomicBool,
+    progress: &'a dyn Progress,
+    ahead: Vec<usize>,
+    dependents: Vec<Vec<usize>>,
+    began: Instant,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared<'_> {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One lane: units until none is left or the run stops.
+    fn lane(&self) {
+        let _guard = StopOnPanic(self);
+        while let Some((unit, inputs)) = self.take() {
+            let stage = self.layout.units[unit].stage;
+            let began = self.began.elapsed().as_secs_f64();
+            let result = self.work.run(unit, &inputs, &UnitControl { shared: self, stage });
+            drop(inputs);
+            self.done(unit, began, result);
+        }
+    }
+
+    /// The next unit and its inputs, as soon as there is one.
+    fn take(&self) -> Option<(usize, Vec<Vec<Frame>>)> {
+        let mut state = self.lock();
+        loop {
+            if state.stop || state.left == 0 {
+                return None;
+            }
+            if let Some(key) = self.next(&state).filter(|_| state.free > 0) {
+                state.ready.remove(&key);
+                state.free -= 1;
+                let (unit, stage) = (key.2, self.layout.units[key.2].stage);
+                if state.left_of[stage] == self.layout.stages[stage].units && self.layout.units[unit].index == 0 {
+                    self.progress.event(&Event::Started { stage });
+                }
+                return Some((unit, self.layout.units[unit].reads.iter().map(|span| state.store.read(span)).collect()));
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The first ready unit that is not too far ahead. One that the next frame needs never is.
+    fn next(&self, state: &State) -> Option<(usize, usize, usize)> {
+        let near = |&&(needed, _, unit): &&(usize, usize, usize)| {
+            needed < state.written + self.ahead[self.layout.units[unit].stage]
+        };
+        state.ready.iter().find(near).copied()
+    }
+
+    fn done(&self, unit: usize, began: f64, result: Result<Vec<Frame>, CascadeError>) {
+        let (u, ended) = (&self.layout.units[unit], self.began.elapsed().as_secs_f64());
+        let mut state = self.lock();
+        state.free += 1;
+        let first = state.left_of[u.stage] == self.layout.stages[u.stage].units;
+        let timing = &mut state.timings[u.stage];
+        timing.busy += ended - began;
+        timing.began = if first { began } else { timing.began.min(began) };
+        timing.ended = timing.ended.max(ended);
+        match result {
+            Ok(frames) => self.deliver(&mut state, unit, frames),
+            Err(CascadeError::Cancelled) => state.stop = true,
+            Err(error) => {
+                state.stop = true;
+                state.error.get_or_insert(error);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn deliver(&self, state: &mut State, unit: usize, frames: Vec<Frame>) {
+        let u = &self.layout.units[unit];
+        u.reads.iter().for_each(|span| state.store.release(span));
+        match &u.writes {
+            Some(span) => state.store.write(span, frames),
+            None => state.written += u.reads.first().map_or(0, |span| span.frames.len()),
+        }
+        state.left -= 1;
+        state.left_of[u.stage] -= 1;
+        if state.left_of[u.stage] == 0 {
+            self.progress.event(&Event::Finished { stage: u.stage });
+        }
+        for &d in &self.dependents[unit] {
+            state.waiting[d] -= 1;
+            if state.waiting[d] == 0 {
+                state.ready.insert(key(self.layout, d));
+            }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed) || self.lock().stop
+    }
+
+    /// A processor for a branch, when no unit wants it.
+    fn borrow(&self) -> bool {
+        let mut state = self.lock();
+        let idle = state.free > 0 && self.next(&state).is_none();
+        if idle {
+            state.free -= 1;
+        }
+        idle
+    }
+
+    fn give_back(&self) {
+        self.lock().free += 1;
+        self.changed.notify_all();
+    }
+}
+
+/// Wakes the other lanes when a lane panics, so that the panic is seen instead of a standstill.
+struct StopOnPanic<'a, 'b>(&'a Shared<'b>);
+
+impl Drop for StopOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().stop = true;
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+struct UnitControl<'a, 'b> {
+    shared: &'a Shared<'b>,
+    stage: usize,
+}
+
+impl Control for UnitControl<'_, '_> {
+    fn proceed(&self) -> bool {
+        !self.shared.stopped()
+    }
+
+    fn stepped(&self) {
+        self.shared.progress.event(&Event::Advanced { stage: self.stage, by: 1 });
+    }
+
+    fn spread(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            let mut mine = vec![];
+            for i in 1..jobs {
+                if self.shared.borrow() {
+                    scope.spawn(move || {
+                        job(i);
+                        self.shared.give_back();
+                    });
+                } else {
+                    mine.push(i);
+                }
+            }
+            (0..jobs.min(1)).chain(mine).for_each(job);
+        });
+    }
+}
+
+/// The place of a unit, for messages.
+pub(super) fn place(layout: &Layout, unit: usize) -> Place {
+    let u = &layout.units[unit];
+    Place { kind: layout.stages[u.stage].kind, unit: u.index }
+}

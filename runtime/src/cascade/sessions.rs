@@ -1,0 +1,88 @@
+//! Networks of a run: loaded when the first unit wants them, dropped when the last is done.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ndarray::ArrayD;
+use vldm_graphs::bundle::Manifest;
+
+use super::error::{CascadeError, Place};
+use super::layout::Layout;
+use crate::backend::{Backend, LoadOptions, Session};
+use crate::tensor::Tensor;
+
+struct Part {
+    file: PathBuf,
+    /// Units that will still want it.
+    left: usize,
+    session: Option<Arc<dyn Session>>,
+}
+
+/// Networks by the names of their parts.
+pub(super) struct Sessions<'a> {
+    backend: &'a dyn Backend,
+    options: LoadOptions,
+    parts: BTreeMap<String, Mutex<Part>>,
+}
+
+impl<'a> Sessions<'a> {
+    /// The networks that the units of `layout` call, and `conditions`; none is loaded yet.
+    pub(super) fn new(dir: &Path, bundle: &Manifest, layout: &Layout, backend: &'a dyn Backend, options: LoadOptions) -> Self {
+        let wanted = |name: &str| {
+            let calls = layout.stages.iter().filter(|s| s.part == Some(name)).map(|s| s.units).sum();
+            if name == "conditions" { 1 } else { calls }
+        };
+        let part = |name: &String, file: &str| Part { file: dir.join(file), left: wanted(name), session: None };
+        let parts = bundle.parts.iter().map(|(name, p)| (name.clone(), Mutex::new(part(name, &p.file)))).collect();
+        Self { backend, options, parts }
+    }
+
+    /// Calls a part with those of `inputs` that it has. Its first output, which must be f32, of shape `expected` when
+    /// that is known.
+    ///
+    /// # Errors
+    /// [`CascadeError::Part`] and [`CascadeError::Output`].
+    pub(super) fn call(
+        &self,
+        place: Place,
+        name: &str,
+        inputs: &[(&str, &Tensor)],
+        expected: Option<&[usize]>,
+    ) -> Result<ArrayD<f32>, CascadeError> {
+        let session = self.get(place, name)?;
+        let has = |input: &str| session.inputs().iter().any(|p| p.name == input);
+        let known: Vec<_> = inputs.iter().copied().filter(|(input, _)| has(input)).collect();
+        let fail = |source| CascadeError::Part { place, part: name.to_owned(), source };
+        let output = session.run(&known).map_err(fail)?.into_iter().next();
+        let found = output.as_ref().map_or("nothing".to_owned(), Tensor::describe);
+        let output = output.and_then(Tensor::into_f32).filter(|a| expected.is_none_or(|e| e == a.shape()));
+        output.ok_or_else(|| {
+            let expected = expected.map_or("any shape".to_owned(), |e| format!("{e:?}"));
+            CascadeError::Output { place, part: name.to_owned(), expected, found }
+        })
+    }
+
+    fn get(&self, place: Place, name: &str) -> Result<Arc<dyn Session>, CascadeError> {
+        let part = self.parts.get(name).expect("a plan is laid out for parts that the bundle has");
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = &part.session {
+            return Ok(Arc::clone(session));
+        }
+        let fail = |source| CascadeError::Part { place, part: name.to_owned(), source };
+        let session: Arc<dyn Session> = self.backend.load(&part.file, &self.options).map_err(fail)?.into();
+        part.session = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// A unit that calls the part is done.
+    pub(super) fn release(&self, name: &str) {
+        if let Some(part) = self.parts.get(name) {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            part.left = part.left.saturating_sub(1);
+            if part.left == 0 {
+                part.session = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What a unit of each stage does. Each is a pure function of the plan, the bundle and the frames it reads.
+
+mod decode;
+mod sample;
+mod tokens;
+mod upsample;
+mod video;
+
+use std::sync::{Arc, Mutex};
+
+use ndarray::{Array3, Array4, ArrayD, Axis, Ix4, IxDyn};
+use vldm_graphs::bundle::{self, Manifest};
+
+use self::tokens::Tokens;
+use super::error::{CascadeError, Place};
+use super::executor::{Work, place};
+use super::layout::{Kind, Layout};
+use super::plan::Plan;
+use super::sessions::Sessions;
+use super::store::Frame;
+use crate::sampler::Control;
+use crate::scheduler::{Ddim, Scheduler, Step};
+use crate::tensor::Tensor;
+use crate::video::FrameSink;
+
+/// The stages of one run.
+pub(super) struct Stages<'a> {
+    plan: &'a Plan,
+    bundle: &'a Manifest,
+    layout: &'a Layout,
+    sessions: &'a Sessions<'a>,
+    tokens: Tokens,
+    /// The table of steps of each stage; empty for stages without.
+    steps: Vec<Vec<Step>>,
+    sink: Mutex<Option<Box<dyn FrameSink>>>,
+}
+
+impl<'a> Stages<'a> {
+    /// Encodes the labels and makes the tables of steps.
+    pub(super) fn new(
+        plan: &'a Plan,
+        bundle: &'a Manifest,
+        layout: &'a Layout,
+        sessions: &'a Sessions<'a>,
+        sink: Box<dyn FrameSink>,
+    ) -> Result<Self, CascadeError> {
+        let latent = &bundle.cascade.scheduler;
+        let upsampler = bundle.cascade.upsampler.as_ref();
+        let pixel = upsampler.map(|u| bundle::Scheduler { prediction_type: u.prediction_type, ..latent.clone() });
+        let table = |kind, n| match kind {
+            Kind::Image | Kind::Keyframes | Kind::Predict | Kind::Interpolate(_) => Ddim.steps(latent, n),
+            Kind::Upsample => Ddim.steps(pixel.as_ref().unwrap_or(latent), n),
+            Kind::Picture | Kind::Decode | Kind::Video => Ok(vec![]),
+        };
+        let steps = layout.stages.iter().map(|s| table(s.kind, s.steps)).collect::<Result<_, _>>()?;
+        let tokens = Tokens::encode(layout, sessions)?;
+        Ok(Self { plan, bundle, layout, sessions, tokens, steps, sink: Mutex::new(Some(sink)) })
+    }
+
+    /// The sink, when all units are done.
+    pub(super) fn into_sink(self) -> Option<Box<dyn FrameSink>> {
+        self.sink.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Work for Stages<'_> {
+    fn run(&self, unit: usize, inputs: &[Vec<Frame>], control: &dyn Control) -> Result<Vec<Frame>, CascadeError> {
+        let u = &self.layout.units[unit];
+        let (place, stage) = (place(self.layout, unit), &self.layout.stages[u.stage]);
+        if !control.proceed() {
+            return Err(CascadeError::Cancelled);
+        }
+        let steps = &self.steps[u.stage];
+        let frames = match place.kind {
+            Kind::Image => self.image(place, steps, control),
+            Kind::Picture => self.picture(place),
+            Kind::Keyframes => self.keyframes(place, steps, inputs, control),
+            Kind::Predict => self.predict(place, steps, inputs, control),
+            Kind::Interpolate(pass) => self.interpolate(place, pass, steps, inputs, control),
+            Kind::Decode => self.decode(place, u, inputs),
+            Kind::Upsample => self.upsample(place, u, steps, inputs, control),
+            Kind::Video => self.write(inputs, control),
+        }?;
+        if let Some(part) = stage.part {
+            self.sessions.release(part);
+        }
+        if matches!(place.kind, Kind::Picture | Kind::Decode) {
+            control.stepped();
+        }
+        match frames.iter().all(|frame| frame.iter().all(|x| x.is_finite())) {
+            true => Ok(frames),
+            false => Err(CascadeError::NotFinite { place, step: 0 }),
+        }
+    }
+}
+
+/// Frames as one array `[frames, channels, height, width]`.
+fn stack(frames: &[Frame], shape: [usize; 3]) -> Array4<f32> {
+    let mut all = Array4::zeros((frames.len(), shape[0], shape[1], shape[2]));
+    for (mut slot, frame) in all.axis_iter_mut(Axis(0)).zip(frames) {
+        slot.assign(frame.as_ref());
+    }
+    all
+}
+
+/// Some frames of `[1, frames, channels, height, width]` or `[frames, channels, height, width]`.
+fn split(clip: ArrayD<f32>, frames: std::ops::Range<usize>) -> Vec<Frame> {
+    let clip = if clip.ndim() == 5 { clip.index_axis_move(Axis(0), 0) } else { clip };
+    let clip = clip.into_dimensionality::<Ix4>().expect("the shape of the clip was checked");
+    frames.map(|i| Arc::new(clip.index_axis(Axis(0), i).to_owned() as Array3<f32>)).collect()
+}
+
+/// `[frames, …]` as a batch of one clip, `[1, frames, …]`.
+fn clip(frames: Array4<f32>) -> ArrayD<f32> {
+    frames.into_dyn().insert_axis(Axis(0))
+}
+
+/// A tensor of one number, `[1]`.
+fn one(x: f64) -> Tensor {
+    Tensor::F32(ArrayD::from_elem(IxDyn(&[1]), x as f32))
+}
+
+fn one_i64(x: i64) -> Tensor {
+    Tensor::I64(ArrayD::from_elem(IxDyn(&[1]), x))
+}
+
+/// What a failed denoising loop means for the run.
+fn sample_error(place: Place, e: crate::sampler::SampleError<CascadeError>) -> CascadeError {
+    use crate::sampler::SampleError;
+    match e {
+        SampleError::Network(e) => e,
+        SampleError::NotFinite(step) => CascadeError::NotFinite { place, step },
+        SampleError::Stopped => CascadeError::Cancelled,
+    }
+}

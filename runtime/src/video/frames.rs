@@ -1,0 +1,126 @@
+//! One PNG file a frame, in a folder of their own.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use vldm_graphs::bundle::files;
+
+use super::temporary::{beside, io_error};
+use super::{Format, FrameSink, VideoError, VideoFile, VideoSpec};
+use crate::image::RgbImage;
+
+/// A new or empty folder of PNG files. `out/` gets `00000.png`, `00001.png` and so on; `out/frame-%03d.png` chooses
+/// the names.
+pub struct Frames;
+
+impl Format for Frames {
+    fn name(&self) -> &'static str {
+        "frames"
+    }
+
+    fn names(&self) -> &'static str {
+        "a folder"
+    }
+
+    fn matches(&self, path: &Path) -> bool {
+        path.extension().is_none() || path.is_dir() || Pattern::of(path).is_some()
+    }
+
+    fn create(&self, path: &Path, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
+        let (target, pattern) = match Pattern::of(path) {
+            Some(pattern) => (path.parent().unwrap_or(Path::new("")), pattern),
+            None => (path, Pattern { before: String::new(), digits: 5 }),
+        };
+        let unsuited = |expected: &str, found: &str| VideoError::Unsuited {
+            path: path.to_path_buf(),
+            format: self.name(),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        };
+        if target.file_name().is_none() {
+            return Err(unsuited("a folder of its own", "the current folder"));
+        }
+        match fs::read_dir(target).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => return Err(unsuited("a folder that is new or empty", "files in it")),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error(target)(e)),
+            _ => {}
+        }
+        let folder = beside(target, "part");
+        fs::create_dir(&folder).map_err(io_error(target))?;
+        Ok(Box::new(Sink { target: target.to_path_buf(), folder, pattern, spec: *spec, frames: 0, bytes: 0 }))
+    }
+}
+
+/// `before%0Nd.png`
+struct Pattern {
+    before: String,
+    digits: usize,
+}
+
+impl Pattern {
+    fn of(path: &Path) -> Option<Self> {
+        let (before, rest) = path.file_name()?.to_str()?.split_once('%')?;
+        let digits = rest.strip_suffix("d.png")?;
+        let digits = if digits.is_empty() { 1 } else { digits.strip_prefix('0')?.parse().ok().filter(|n| (1..=9).contains(n))? };
+        Some(Self { before: before.to_owned(), digits })
+    }
+
+    fn name(&self, frame: usize) -> String {
+        format!("{}{frame:0digits$}.png", self.before, digits = self.digits)
+    }
+}
+
+struct Sink {
+    target: PathBuf,
+    folder: PathBuf,
+    pattern: Pattern,
+    spec: VideoSpec,
+    frames: usize,
+    bytes: u64,
+}
+
+impl Sink {
+    fn encode(&self, file: &File, frame: &RgbImage) -> Result<(), png::EncodingError> {
+        let mut encoder = png::Encoder::new(BufWriter::new(file), self.spec.width as u32, self.spec.height as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&frame.pixels)?;
+        writer.finish()
+    }
+}
+
+impl FrameSink for Sink {
+    fn push(&mut self, frame: &RgbImage) -> Result<(), VideoError> {
+        let error = io_error(&self.target);
+        let file = File::create(self.folder.join(self.pattern.name(self.frames))).map_err(&error)?;
+        self.encode(&file, frame).map_err(|source| VideoError::Encode {
+            path: self.target.clone(),
+            format: Frames.name(),
+            frame: self.frames,
+            source: source.into(),
+        })?;
+        file.sync_all().map_err(&error)?;
+        self.bytes += file.metadata().map_err(&error)?.len();
+        self.frames += 1;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<VideoFile, VideoError> {
+        let error = io_error(&self.target);
+        if self.target.exists() {
+            fs::remove_dir(&self.target).map_err(&error)?;
+        }
+        fs::rename(&self.folder, &self.target).map_err(&error)?;
+        files::sync_folder(self.target.parent().unwrap_or(Path::new(""))).map_err(&error)?;
+        Ok(VideoFile { path: self.target.clone(), format: Frames.name(), frames: self.frames, bytes: self.bytes })
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        // After finish there is nothing of this name.
+        let _gone = fs::remove_dir_all(&self.folder);
+    }
+}
