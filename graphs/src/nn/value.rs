@@ -284,10 +284,11 @@ impl<'g> Value<'g> {
         if let Some(n) = dim.as_fixed() {
             return self.ints(&[n as i64]);
         }
+        // Inputs first: a size that all layers take from one place is computed once.
+        let source = dim.as_symbol().and_then(|symbol| self.builder.source_of(symbol));
         let candidates = [self, like];
-        let exact = candidates.iter().find_map(|v| v.shape().0.iter().position(|d| d == dim).map(|axis| (v.id, axis)));
-        let source = || dim.as_symbol().and_then(|symbol| self.builder.source_of(symbol));
-        if let Some((id, axis)) = exact.or_else(source) {
+        let own = || candidates.iter().find_map(|v| Some((v.id, v.shape().0.iter().position(|d| d == dim)?)));
+        if let Some((id, axis)) = source.or_else(own) {
             return self.axis_size(id, axis);
         }
         // A product: one axis times the rest, or one symbol of the inputs times the rest.
