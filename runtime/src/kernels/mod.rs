@@ -1,6 +1,13 @@
-//! Fused kernels: functions of domain `vldm` that run as one piece of native code in
-//! every engine. The function body in the model file says what they mean.
+//! Fused kernels: functions of domain `vldm`, and a few standard operators, that run as one
+//! piece of native code. The function body in the model file says what they mean.
 
+mod conv;
+mod group_norm;
+mod lanes;
+mod math;
 mod temporal_attention;
+mod tile;
 
+pub use conv::{Conv2d, Geometry, TemporalConv};
+pub use group_norm::GroupNorm;
 pub use temporal_attention::TemporalAttention;

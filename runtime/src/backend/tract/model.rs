@@ -12,7 +12,7 @@ use tract_onnx::prelude::{
 };
 
 use super::{NAME, inline, ops};
-use crate::backend::port::{Axis, Port};
+use crate::backend::{Axis, Port};
 use crate::error::BackendError;
 use crate::tensor::DType;
 

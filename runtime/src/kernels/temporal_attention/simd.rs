@@ -1,8 +1,9 @@
 //! The arithmetic, written once with fixed-width rows and compiled for each instruction
-//! set that pays; the processor's is chosen when it runs.
-#![allow(unsafe_code)]
+//! set that pays.
 
 use super::Clip;
+use crate::kernels::lanes::{Lanes, Level, Work, dispatch};
+use crate::kernels::math::{exp, madd};
 
 /// Lanes of a row of scores: one 512-bit or two 256-bit registers.
 const LANES: usize = 16;
@@ -13,36 +14,23 @@ type Row = [f32; LANES];
 
 /// `[frames, positions, channels] → [frames, positions, channels]`.
 pub fn attend(clip: &Clip, y: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has AVX-512F.
-            return unsafe { attend_avx512(clip, y) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has AVX2 and FMA.
-            return unsafe { attend_avx2(clip, y) };
-        }
+    attend_at(Level::detect(), clip, y);
+}
+
+fn attend_at(level: Level, clip: &Clip, y: &mut [f32]) {
+    dispatch(level, Attend { clip, y });
+}
+
+struct Attend<'a> {
+    clip: &'a Clip<'a>,
+    y: &'a mut [f32],
+}
+
+impl Work for Attend<'_> {
+    #[inline(always)]
+    fn run<V: Lanes, const FMA: bool>(self) {
+        attend_body::<FMA>(self.clip, self.y);
     }
-    attend_body::<false>(clip, y);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
-fn attend_avx512(clip: &Clip, y: &mut [f32]) {
-    attend_body::<true>(clip, y);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn attend_avx2(clip: &Clip, y: &mut [f32]) {
-    attend_body::<true>(clip, y);
-}
-
-/// `a·b + c`, fused where the instruction set has it.
-#[inline(always)]
-fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
 #[inline(always)]
@@ -166,46 +154,11 @@ fn mix<const FMA: bool>(clip: &Clip, start: usize, first: usize, rows: usize, sc
     }
 }
 
-/// `eˣ` for x ≤ 0, to 2 units in the last place; zero below −87.3.
-///
-/// Cody–Waite reduction to |r| ≤ ln 2 / 2 and the minimax polynomial of degree 5 for eʳ.
-/// Source: Cephes `expf`.
-#[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
-    const LN2_HI: f32 = 0.693_359_4;
-    const LN2_LO: f32 = -2.121_944_4e-4;
-    const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
-    // Adding and taking away 1.5 · 2²³ rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
-    let clamped = if x > -87.3 { x } else { -87.3 };
-    let shifted = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = madd::<FMA>(n, -LN2_LO, madd::<FMA>(n, -LN2_HI, clamped));
-    let mut p = POLYNOMIAL[0];
-    for &coefficient in &POLYNOMIAL[1..] {
-        p = madd::<FMA>(p, r, coefficient);
-    }
-    let value = madd::<FMA>(p * r, r, r + 1.0);
-    let power = f32::from_bits(((shifted.to_bits() << 23) as i32).wrapping_add(0x3f80_0000) as u32);
-    if x > -87.3 { value * power } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernels::TemporalAttention;
-
-    #[test]
-    fn the_exponential_agrees_with_the_library() {
-        for i in 0..=87_000 {
-            let x = i as f32 * -1e-3;
-            let want = f64::from(x).exp();
-            for got in [exp::<false>(x), exp::<true>(x)] {
-                assert!((f64::from(got) / want - 1.0).abs() < 2.5e-7, "{x}: {got} {want}");
-            }
-        }
-        assert_eq!((exp::<true>(f32::NEG_INFINITY), exp::<true>(-88.0)), (0.0, 0.0));
-    }
+    use crate::kernels::lanes::levels;
 
     #[test]
     fn every_instruction_set_agrees_with_plain_arithmetic() {
@@ -215,18 +168,13 @@ mod tests {
         let (q, k, v) = (wave(0.7), wave(1.3), wave(2.9));
         let attention = TemporalAttention::new(3, 0.5, 5).unwrap();
         let clip = Clip { frames, positions, channels, attention, q: &q, k: &k, v: &v };
-        let (mut fast, mut plain) = (vec![0.0; n], vec![0.0; n]);
-        attend(&clip, &mut fast);
-        attend_body::<false>(&clip, &mut plain);
-        for (a, b) in fast.iter().zip(&plain) {
-            assert!((a - b).abs() < 1e-6, "{a} {b}");
-        }
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: checked on the line above.
-            unsafe { attend_avx2(&clip, &mut fast) };
+        let mut plain = vec![0.0; n];
+        attend_at(Level::Plain, &clip, &mut plain);
+        for level in levels() {
+            let mut fast = vec![f32::NAN; n];
+            attend_at(level, &clip, &mut fast);
             for (a, b) in fast.iter().zip(&plain) {
-                assert!((a - b).abs() < 1e-6, "{a} {b}");
+                assert!((a - b).abs() < 1e-6, "{level:?}: {a} {b}");
             }
         }
     }

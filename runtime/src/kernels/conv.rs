@@ -1,0 +1,448 @@
+//! Convolutions on slices, without the matrix of patches that engines usually write first:
+//! the inner loop reads every tap straight from the input.
+
+use super::lanes::{Lanes, Level, Work, dispatch};
+use super::tile::{Rows, Tile};
+
+/// Weights in the order in which the inner loop reads them.
+#[derive(Clone, Debug)]
+struct Weights {
+    level: Level,
+    /// Output channels that one tile computes.
+    high: usize,
+    out: usize,
+    /// Rows of the sum: input channels times taps.
+    rows: usize,
+    /// `[⌈out / high⌉][rows][high]`, zeros beyond `out`.
+    packed: Vec<f32>,
+    /// `[⌈out / high⌉ · high]`
+    bias: Vec<f32>,
+}
+
+impl Weights {
+    /// `weight` is `[out, rows]`; `order[k]` says which of its columns is row `k` of the sum.
+    fn pack(level: Level, weight: &[f32], bias: &[f32], order: &[usize]) -> Self {
+        struct High<'a>(&'a mut usize);
+        impl Work for High<'_> {
+            fn run<V: Lanes, const FMA: bool>(self) {
+                *self.0 = V::HIGH;
+            }
+        }
+        let mut high = 0;
+        dispatch(level, High(&mut high));
+        let (out, rows) = (bias.len(), order.len());
+        let blocks = out.div_ceil(high);
+        let mut packed = vec![0.0; blocks * rows * high];
+        for (o, row) in weight.chunks_exact(rows).enumerate() {
+            for (k, &column) in order.iter().enumerate() {
+                packed[(o / high * rows + k) * high + o % high] = row[column];
+            }
+        }
+        let mut bias = bias.to_vec();
+        bias.resize(blocks * high, 0.0);
+        Self { level, high, out, rows, packed, bias }
+    }
+
+    /// Every block of output channels: its first channel, the weights of rows `from..to`, its bias.
+    fn blocks(&self, from: usize, to: usize) -> impl Iterator<Item = (usize, &[f32], &[f32])> {
+        let weights = self.packed.chunks_exact(self.rows * self.high);
+        let range = from * self.high..to * self.high;
+        let blocks = weights.zip(self.bias.chunks_exact(self.high)).enumerate();
+        blocks.map(move |(i, (w, bias))| (i * self.high, &w[range.clone()], bias))
+    }
+}
+
+/// Sizes of a convolution over height and width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    /// Input channels.
+    pub channels: usize,
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
+    /// The same in both directions.
+    pub stride: usize,
+    /// Zeros above and to the left.
+    pub before: [usize; 2],
+    /// Zeros below and to the right.
+    pub after: [usize; 2],
+}
+
+impl Geometry {
+    /// Height and width of the output, when the kernel fits the input.
+    pub fn output(&self, size: [usize; 2]) -> Option<[usize; 2]> {
+        let axis = |i: usize| {
+            let padded = size[i] + self.before[i] + self.after[i];
+            padded.checked_sub(self.kernel[i]).map(|room| room / self.stride + 1)
+        };
+        Some([axis(0)?, axis(1)?])
+    }
+}
+
+/// A convolution over height and width, `[n, c, h, w] → [n, out, h', w']`.
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    geometry: Geometry,
+    weights: Weights,
+}
+
+impl Conv2d {
+    /// `weight` is `[out, channels, kh, kw]`, `bias` `[out]`. None when sizes do not match.
+    pub fn new(geometry: Geometry, weight: &[f32], bias: &[f32]) -> Option<Self> {
+        let rows = geometry.channels * geometry.kernel[0] * geometry.kernel[1];
+        if rows == 0 || geometry.stride == 0 || bias.is_empty() || weight.len() != rows * bias.len() {
+            return None;
+        }
+        let order: Vec<usize> = (0..rows).collect();
+        Some(Self { geometry, weights: Weights::pack(Level::detect(), weight, bias, &order) })
+    }
+
+    /// Output channels.
+    pub fn out(&self) -> usize {
+        self.weights.out
+    }
+
+    /// Sizes.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// `x` is `[n, channels, size]`, `y` `[n, out, output]`.
+    ///
+    /// # Errors
+    /// A sentence when a slice has another length.
+    pub fn run(&self, size: [usize; 2], x: &[f32], y: &mut [f32]) -> Result<(), String> {
+        let g = &self.geometry;
+        let output = g.output(size).ok_or_else(|| format!("a kernel of {:?} does not fit {size:?}", g.kernel))?;
+        let (from, to) = (g.channels * size[0] * size[1], self.weights.out * output[0] * output[1]);
+        if from == 0 || !x.len().is_multiple_of(from) || y.len() != x.len() / from * to {
+            return Err(format!("a convolution of {size:?} by {g:?} got {} numbers for {}", x.len(), y.len()));
+        }
+        if g.kernel == [1, 1] && g.stride == 1 && g.before == [0, 0] && g.after == [0, 0] {
+            let clips = Clips { taps: 1, frames: 1, channels: g.channels, positions: size[0] * size[1] };
+            dispatch(self.weights.level, OverClips { weights: &self.weights, clips, x, y });
+        } else {
+            let planes = Planes::new(*g, size, output);
+            dispatch(self.weights.level, OverPlanes { weights: &self.weights, planes: &planes, x, y });
+        }
+        Ok(())
+    }
+}
+
+/// How one image is laid out, padded, so that every tap of every output is at a fixed
+/// distance: for stride `s`, `s²` planes a channel hold every `s`-th row and column.
+struct Planes {
+    geometry: Geometry,
+    size: [usize; 2],
+    output: [usize; 2],
+    /// Height and width of a plane.
+    plane: [usize; 2],
+    offsets: Vec<u32>,
+}
+
+impl Planes {
+    fn new(geometry: Geometry, size: [usize; 2], output: [usize; 2]) -> Self {
+        let s = geometry.stride;
+        let plane: [usize; 2] = std::array::from_fn(|i| (size[i] + geometry.before[i] + geometry.after[i]).div_ceil(s));
+        let area = plane[0] * plane[1];
+        let mut offsets = Vec::with_capacity(geometry.channels * geometry.kernel[0] * geometry.kernel[1]);
+        for c in 0..geometry.channels {
+            for (i, j) in (0..geometry.kernel[0]).flat_map(|i| (0..geometry.kernel[1]).map(move |j| (i, j))) {
+                let phase = (c * s + i % s) * s + j % s;
+                offsets.push((phase * area + i / s * plane[1] + j / s) as u32);
+            }
+        }
+        Self { geometry, size, output, plane, offsets }
+    }
+
+    /// Writes one image `[c, h, w]` into the padded planes; what is padding stays zero.
+    fn fill(&self, image: &[f32], planes: &mut [f32]) {
+        let (s, [height, width], [top, left]) = (self.geometry.stride, self.size, self.geometry.before);
+        let area = self.plane[0] * self.plane[1];
+        for (row, values) in image.chunks_exact(width).enumerate() {
+            let (c, v) = (row / height, row % height + top);
+            let start = ((c * s + v % s) * s) * area + v / s * self.plane[1];
+            if s == 1 {
+                planes[start + left..start + left + width].copy_from_slice(values);
+                continue;
+            }
+            for (u, &value) in (left..).zip(values) {
+                planes[start + u % s * area + u / s] = value;
+            }
+        }
+    }
+}
+
+struct OverPlanes<'a> {
+    weights: &'a Weights,
+    planes: &'a Planes,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Work for OverPlanes<'_> {
+    #[inline(always)]
+    fn run<V: Lanes, const FMA: bool>(self) {
+        let Self { weights, planes, x, y } = self;
+        let (s, [rows, columns], pitch) = (planes.geometry.stride, planes.output, planes.plane[1]);
+        let all = Rows::new(&planes.offsets);
+        let widest = V::WIDE * V::LEN;
+        let padded = planes.geometry.channels * s * s * planes.plane[0] * pitch;
+        let mut buffer = vec![0.0; padded.max(all.needs(0) + rows * pitch) + widest];
+        let mut out = vec![0.0; V::HIGH * widest];
+        let end = (rows - 1) * pitch + columns;
+        let images = x.chunks_exact(planes.geometry.channels * planes.size[0] * planes.size[1]);
+        for (image, y) in images.zip(y.chunks_exact_mut(weights.out * rows * columns)) {
+            planes.fill(image, &mut buffer);
+            for start in (0..end).step_by(widest) {
+                let wide = (end - start).div_ceil(V::LEN).min(V::WIDE);
+                for (first, w, bias) in weights.blocks(0, weights.rows) {
+                    let tile = Tile { weights: w, rows: all, bias, x: &buffer[start..] };
+                    tile.compute::<V>(wide, &mut out);
+                    let channels = y[first * rows * columns..].chunks_exact_mut(rows * columns);
+                    for (sums, channel) in out.chunks_exact(wide * V::LEN).zip(channels) {
+                        store_rows(sums, start, pitch, columns, channel);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes the sums at positions `start..` of rows of `pitch`, of which `columns` count, into
+/// `[rows, columns]`.
+#[inline(always)]
+fn store_rows(sums: &[f32], start: usize, pitch: usize, columns: usize, to: &mut [f32]) {
+    let (mut row, mut at) = (start / pitch, 0);
+    let mut column = start % pitch;
+    while at < sums.len() && row * columns < to.len() {
+        if column < columns {
+            let n = (columns - column).min(sums.len() - at);
+            let place = row * columns + column;
+            to[place..place + n].copy_from_slice(&sums[at..at + n]);
+        }
+        at += pitch - column;
+        (row, column) = (row + 1, 0);
+    }
+}
+
+/// `[b, frames, channels, positions]`
+#[derive(Clone, Copy)]
+struct Clips {
+    taps: usize,
+    frames: usize,
+    channels: usize,
+    positions: usize,
+}
+
+/// `vldm::TemporalConv`: three taps over frames, zeros beyond the clip,
+/// `[b, t, c, p] → [b, t, out, p]`.
+#[derive(Clone, Debug)]
+pub struct TemporalConv {
+    channels: usize,
+    weights: Weights,
+}
+
+impl TemporalConv {
+    /// `weight` is `[out, channels, 3]` (any shape of as many numbers), `bias` `[out]`. None
+    /// when sizes do not match.
+    pub fn new(channels: usize, weight: &[f32], bias: &[f32]) -> Option<Self> {
+        if channels == 0 || bias.is_empty() || weight.len() != bias.len() * channels * 3 {
+            return None;
+        }
+        let order: Vec<usize> = (0..3).flat_map(|tap| (0..channels).map(move |c| c * 3 + tap)).collect();
+        Some(Self { channels, weights: Weights::pack(Level::detect(), weight, bias, &order) })
+    }
+
+    /// Output channels.
+    pub fn out(&self) -> usize {
+        self.weights.out
+    }
+
+    /// `shape` is that of `x`, `[b, t, c, p]`.
+    ///
+    /// # Errors
+    /// A sentence when the shape has other channels or a slice another length.
+    pub fn run(&self, shape: &[usize], x: &[f32], y: &mut [f32]) -> Result<(), String> {
+        let &[_, frames, channels, positions] = shape else {
+            return Err(format!("vldm::TemporalConv: x is {shape:?}, expected [batch, frames, channels, positions]"));
+        };
+        let n: usize = shape.iter().product();
+        if channels != self.channels || x.len() != n || y.len() != n / channels * self.weights.out {
+            let expected = self.channels;
+            return Err(format!("vldm::TemporalConv: x is {shape:?}, expected {expected} channels"));
+        }
+        if n > 0 {
+            let clips = Clips { taps: 3, frames, channels, positions };
+            dispatch(self.weights.level, OverClips { weights: &self.weights, clips, x, y });
+        }
+        Ok(())
+    }
+}
+
+struct OverClips<'a> {
+    weights: &'a Weights,
+    clips: Clips,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Work for OverClips<'_> {
+    #[inline(always)]
+    fn run<V: Lanes, const FMA: bool>(self) {
+        let Self { weights, clips, x, y } = self;
+        let Clips { taps, frames, channels, positions } = clips;
+        let half = taps / 2;
+        let frame = channels * positions;
+        let offset = |k: usize| (k / channels * frame + k % channels * positions) as u32;
+        let offsets: Vec<u32> = (0..weights.rows).map(offset).collect();
+        let mut scratch = Scratch { panel: Vec::new(), out: vec![0.0; V::HIGH * V::WIDE * V::LEN] };
+        for (n, y) in y.chunks_exact_mut(weights.out * positions).enumerate() {
+            let t = n % frames;
+            // The taps that fall inside the clip; they start at the first of the frames they see.
+            let (from, to) = (half.saturating_sub(t), taps.min(frames + half - t));
+            let x = &x[(n + from - half) * frame..];
+            let rows = Rows::new(&offsets[..(to - from) * channels]);
+            for start in (0..positions).step_by(V::WIDE * V::LEN) {
+                let width = (positions - start).min(V::WIDE * V::LEN);
+                let blocks = weights.blocks(from * channels, to * channels);
+                columns::<V>(blocks, rows, &x[start..], &mut scratch, width, |m, sums| {
+                    if m < weights.out {
+                        y[m * positions + start..m * positions + start + width].copy_from_slice(&sums[..width]);
+                    }
+                });
+            }
+        }
+    }
+}
+
+struct Scratch {
+    panel: Vec<f32>,
+    out: Vec<f32>,
+}
+
+/// All output channels of `width` positions; `take(channel, sums)` receives them.
+#[inline(always)]
+fn columns<'w, V: Lanes>(
+    blocks: impl Iterator<Item = (usize, &'w [f32], &'w [f32])>,
+    rows: Rows,
+    x: &[f32],
+    scratch: &mut Scratch,
+    width: usize,
+    mut take: impl FnMut(usize, &[f32]),
+) {
+    let wide = width.div_ceil(V::LEN);
+    let full = wide * V::LEN;
+    let inside = x.len() >= rows.needs(full);
+    if !inside {
+        // Only where the last tile would read beyond the input.
+        rows.gather(x, full, &mut scratch.panel);
+    }
+    let packed: Vec<u32> = if inside { Vec::new() } else { (0..rows.len()).map(|k| (k * full) as u32).collect() };
+    let (rows, x) = if inside { (rows, x) } else { (Rows::new(&packed), scratch.panel.as_slice()) };
+    for (first, weights, bias) in blocks {
+        let tile = Tile { weights, rows, bias, x };
+        tile.compute::<V>(wide, &mut scratch.out);
+        for (m, sums) in scratch.out.chunks_exact(full).take(V::HIGH).enumerate() {
+            take(first + m, sums);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::lanes::levels;
+
+    fn wave(n: usize, f: f32) -> Vec<f32> {
+        (0..n).map(|i| ((i + 1) as f32 * f).sin()).collect()
+    }
+
+    /// The definition, in f64.
+    fn naive(g: &Geometry, size: [usize; 2], weight: &[f32], bias: &[f32], x: &[f32]) -> Vec<f64> {
+        let ([height, width], [rows, columns]) = (size, g.output(size).unwrap());
+        let mut y = Vec::new();
+        for image in x.chunks_exact(g.channels * height * width) {
+            for (kernel, &b) in weight.chunks_exact(weight.len() / bias.len()).zip(bias) {
+                for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
+                    let tap = |k: usize| {
+                        let (c, u, v) = (k / g.kernel[1] / g.kernel[0], k / g.kernel[1] % g.kernel[0], k % g.kernel[1]);
+                        let row = (i * g.stride + u).checked_sub(g.before[0]).filter(|&r| r < height);
+                        let column = (j * g.stride + v).checked_sub(g.before[1]).filter(|&r| r < width);
+                        let (Some(row), Some(column)) = (row, column) else { return 0.0 };
+                        f64::from(image[(c * height + row) * width + column]) * f64::from(kernel[k])
+                    };
+                    y.push(f64::from(b) + (0..kernel.len()).map(tap).sum::<f64>());
+                }
+            }
+        }
+        y
+    }
+
+    fn check(g: Geometry, n: usize, out: usize, size: [usize; 2]) {
+        let (weight, bias) = (wave(out * g.channels * g.kernel[0] * g.kernel[1], 0.37), wave(out, 1.1));
+        let x = wave(n * g.channels * size[0] * size[1], 0.71);
+        let want = naive(&g, size, &weight, &bias, &x);
+        for level in levels() {
+            let mut conv = Conv2d::new(g, &weight, &bias).unwrap();
+            let order: Vec<usize> = (0..weight.len() / out).collect();
+            conv.weights = Weights::pack(level, &weight, &bias, &order);
+            let mut y = vec![f32::NAN; want.len()];
+            conv.run(size, &x, &mut y).unwrap();
+            for (i, (a, b)) in y.iter().zip(&want).enumerate() {
+                assert!((f64::from(*a) - b).abs() < 1e-4, "{level:?} {g:?} {size:?} at {i}: {a} {b}");
+            }
+        }
+    }
+
+    fn same(channels: usize, kernel: [usize; 2], stride: usize) -> Geometry {
+        let pad = [kernel[0] / 2, kernel[1] / 2];
+        Geometry { channels, kernel, stride, before: pad, after: pad }
+    }
+
+    #[test]
+    fn every_instruction_set_computes_the_definition_for_any_sizes() {
+        for size in [[1, 1], [4, 6], [5, 7], [3, 50], [16, 24], [9, 64]] {
+            check(same(3, [3, 3], 1), 2, 5, size);
+            check(same(5, [1, 1], 1), 2, 9, size);
+            check(same(2, [3, 3], 2), 1, 8, size);
+        }
+        check(same(2, [3, 1], 1), 1, 4, [6, 20]);
+        check(same(2, [5, 3], 1), 1, 4, [6, 20]);
+        check(Geometry { after: [1, 1], before: [0, 0], ..same(3, [3, 3], 2) }, 2, 3, [8, 10]);
+        check(Geometry { after: [0, 0], before: [0, 0], ..same(3, [2, 2], 2) }, 2, 3, [9, 10]);
+    }
+
+    #[test]
+    fn a_temporal_convolution_is_one_over_a_column_of_frames() {
+        for (frames, positions, out) in [(1, 5, 3), (2, 16, 8), (5, 100, 9), (8, 48, 16)] {
+            let (batch, channels) = (2, 3);
+            let (weight, bias) = (wave(out * channels * 3, 0.37), wave(out, 1.1));
+            let x = wave(batch * frames * channels * positions, 0.71);
+            let conv = TemporalConv::new(channels, &weight, &bias).unwrap();
+            let mut y = vec![f32::NAN; batch * frames * out * positions];
+            conv.run(&[batch, frames, channels, positions], &x, &mut y).unwrap();
+            let swap = |x: &[f32], a: usize, b: usize| -> Vec<f32> {
+                let at = |n: usize, i: usize, j: usize, p: usize| x[((n * a + i) * b + j) * positions + p];
+                let index = |k: usize| (k / positions / a / b, k / positions / a % b, k / positions % a, k % positions);
+                (0..x.len()).map(index).map(|(n, j, i, p)| at(n, i, j, p)).collect()
+            };
+            let g = Geometry { channels, kernel: [3, 1], stride: 1, before: [1, 0], after: [1, 0] };
+            let want = naive(&g, [frames, positions], &weight, &bias, &swap(&x, frames, channels));
+            for (a, b) in swap(&y, frames, out).iter().zip(&want) {
+                assert!((f64::from(*a) - b).abs() < 1e-4, "{frames} {positions}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        let g = same(2, [3, 3], 1);
+        assert!(Conv2d::new(g, &[0.0; 17], &[0.0]).is_none());
+        let conv = Conv2d::new(g, &[0.0; 18], &[0.0]).unwrap();
+        assert!(conv.run([4, 4], &[0.0; 31], &mut [0.0; 16]).is_err());
+        assert!(conv.run([4, 4], &[0.0; 32], &mut [0.0; 15]).is_err());
+        let conv = TemporalConv::new(2, &[0.0; 6], &[0.0]).unwrap();
+        let e = conv.run(&[1, 1, 3, 1], &[0.0; 3], &mut [0.0; 1]).unwrap_err();
+        assert_eq!(e, "vldm::TemporalConv: x is [1, 1, 3, 1], expected 2 channels");
+    }
+}

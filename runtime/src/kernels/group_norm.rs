@@ -1,0 +1,156 @@
+//! Group normalisation on slices, in one read for the statistics and one for the result,
+//! with the SiLU that follows it in most networks.
+
+use super::lanes::{Lanes, Level, Work, dispatch};
+use super::math::{madd, silu};
+
+/// Group normalisation of clips `[b, t, c, p]`, statistics over `(c / groups, t, p)`; an
+/// image is a clip of one frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupNorm {
+    groups: usize,
+    epsilon: f32,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+    silu: bool,
+}
+
+impl GroupNorm {
+    /// `scale` and `bias` have one number a channel. None when channels do not divide into groups.
+    pub fn new(groups: usize, epsilon: f32, scale: Vec<f32>, bias: Vec<f32>) -> Option<Self> {
+        let fits = groups > 0 && scale.len() == bias.len() && scale.len().is_multiple_of(groups) && !scale.is_empty();
+        fits.then_some(Self { groups, epsilon, scale, bias, silu: false })
+    }
+
+    /// The same, followed by `x · sigmoid(x)`.
+    pub fn with_silu(self) -> Self {
+        Self { silu: true, ..self }
+    }
+
+    /// `[b, t, c, p] → [b, t, c, p]`
+    ///
+    /// # Errors
+    /// A sentence when the shape has other channels or a slice another length.
+    pub fn run(&self, shape: [usize; 4], x: &[f32], y: &mut [f32]) -> Result<(), String> {
+        let n: usize = shape.iter().product();
+        if shape[2] != self.scale.len() || x.len() != n || y.len() != n {
+            let expected = self.scale.len();
+            return Err(format!("a group normalisation of {expected} channels got {shape:?}"));
+        }
+        if n > 0 {
+            dispatch(Level::detect(), Clips { norm: self, shape, x, y });
+        }
+        Ok(())
+    }
+}
+
+struct Clips<'a> {
+    norm: &'a GroupNorm,
+    shape: [usize; 4],
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Work for Clips<'_> {
+    #[inline(always)]
+    fn run<V: Lanes, const FMA: bool>(self) {
+        let Self { norm, shape: [_, frames, channels, positions], x, y } = self;
+        let (frame, width) = (channels * positions, channels / norm.groups);
+        for (x, y) in x.chunks_exact(frames * frame).zip(y.chunks_exact_mut(frames * frame)) {
+            for group in 0..norm.groups {
+                let part = group * width * positions..(group + 1) * width * positions;
+                let parts = || x.chunks_exact(frame).map(|f| &f[part.clone()]);
+                let count = (frames * part.len()) as f32;
+                let mean = parts().map(|p| total::<FMA>(p, |x| x)).sum::<f32>() / count;
+                let squares = parts().map(|p| total::<FMA>(p, |x| (x - mean) * (x - mean))).sum::<f32>();
+                let rate = (squares / count + norm.epsilon).sqrt().recip();
+                for (x, y) in parts().zip(y.chunks_exact_mut(frame)) {
+                    let rows = x.chunks_exact(positions).zip(y[part.clone()].chunks_exact_mut(positions));
+                    for (c, (x, y)) in (group * width..).zip(rows) {
+                        let a = norm.scale[c] * rate;
+                        let b = norm.bias[c] - mean * a;
+                        if norm.silu {
+                            x.iter().zip(y).for_each(|(&x, y)| *y = silu::<FMA>(madd::<FMA>(a, x, b)));
+                        } else {
+                            x.iter().zip(y).for_each(|(&x, y)| *y = madd::<FMA>(a, x, b));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `Σ f(x)` in 64 running sums, so that rounding grows with the logarithm of the length only
+/// and the compiler may use vectors.
+#[inline(always)]
+fn total<const FMA: bool>(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    const LANES: usize = 64;
+    const BLOCK: usize = 64 * LANES;
+    let block = |x: &[f32]| {
+        let mut sums = [0.0; LANES];
+        let rows = x.chunks_exact(LANES);
+        let rest: f32 = rows.remainder().iter().map(|&x| f(x)).sum();
+        for row in rows {
+            for (s, &x) in sums.iter_mut().zip(row) {
+                *s += f(x);
+            }
+        }
+        let mut n = LANES;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                sums[i] += sums[i + n];
+            }
+        }
+        sums[0] + rest
+    };
+    x.chunks(BLOCK).map(block).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::lanes::levels;
+
+    #[test]
+    fn every_instruction_set_computes_the_definition() {
+        for shape in [[1, 1, 4, 1], [2, 1, 6, 35], [1, 5, 4, 24], [2, 3, 8, 100]] {
+            let [batch, frames, channels, positions] = shape;
+            let n: usize = shape.iter().product();
+            let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin() * 3.0 + 5.0).collect();
+            let scale: Vec<f32> = (0..channels).map(|c| 1.0 + c as f32).collect();
+            let bias: Vec<f32> = (0..channels).map(|c| c as f32 - 2.0).collect();
+            let norm = GroupNorm::new(2, 1e-5, scale.clone(), bias.clone()).unwrap();
+            let (group, width) = (|i: usize| i / positions % channels / (channels / 2), frames * channels * positions);
+            let mut want = vec![0.0; n];
+            for (b, g) in (0..batch).flat_map(|b| [(b, 0), (b, 1)]) {
+                let members: Vec<usize> = (b * width..(b + 1) * width).filter(|&i| group(i) == g).collect();
+                let mean = members.iter().map(|&i| f64::from(x[i])).sum::<f64>() / members.len() as f64;
+                let squares: f64 = members.iter().map(|&i| (f64::from(x[i]) - mean).powi(2)).sum();
+                let rate = (squares / members.len() as f64 + 1e-5).sqrt().recip();
+                for i in members {
+                    let c = i / positions % channels;
+                    want[i] = (f64::from(x[i]) - mean) * rate * f64::from(scale[c]) + f64::from(bias[c]);
+                }
+            }
+            for (level, gate) in levels().into_iter().flat_map(|l| [(l, false), (l, true)]) {
+                let norm = if gate { norm.clone().with_silu() } else { norm.clone() };
+                let mut y = vec![f32::NAN; n];
+                dispatch(level, Clips { norm: &norm, shape, x: &x, y: &mut y });
+                for (got, &want) in y.iter().zip(&want) {
+                    let want = if gate { want / (1.0 + (-want).exp()) } else { want };
+                    assert!((f64::from(*got) - want).abs() < 3e-5, "{level:?} {shape:?}: {got} {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn channels_that_do_not_divide_are_refused() {
+        assert!(GroupNorm::new(3, 1e-5, vec![1.0; 4], vec![0.0; 4]).is_none());
+        assert!(GroupNorm::new(0, 1e-5, vec![1.0; 4], vec![0.0; 4]).is_none());
+        let norm = GroupNorm::new(2, 1e-5, vec![1.0; 4], vec![0.0; 4]).unwrap();
+        assert!(norm.run([1, 1, 6, 1], &[0.0; 6], &mut [0.0; 6]).is_err());
+    }
+}

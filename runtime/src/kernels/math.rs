@@ -1,0 +1,68 @@
+//! Scalar formulas that the compiler turns into vectors, shared by the kernels.
+
+/// `a·b + c`, fused where the instruction set has it.
+#[inline(always)]
+pub fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Below this, `exp` is zero.
+const LEAST: f32 = -87.3;
+/// Above this, `exp` stays where it is.
+const MOST: f32 = 88.0;
+
+/// `eˣ` to 2 units in the last place; zero below −87.3, `e⁸⁸` above 88.
+///
+/// Cody–Waite reduction to |r| ≤ ln 2 / 2 and the minimax polynomial of degree 5 for eʳ.
+/// Source: Cephes `expf`.
+#[inline(always)]
+pub fn exp<const FMA: bool>(x: f32) -> f32 {
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+    // Adding and taking away 1.5 · 2²³ rounds to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x > LEAST { x } else { LEAST };
+    let clamped = if clamped < MOST { clamped } else { MOST };
+    let shifted = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = madd::<FMA>(n, -LN2_LO, madd::<FMA>(n, -LN2_HI, clamped));
+    let mut p = POLYNOMIAL[0];
+    for &coefficient in &POLYNOMIAL[1..] {
+        p = madd::<FMA>(p, r, coefficient);
+    }
+    let value = madd::<FMA>(p * r, r, r + 1.0);
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x > LEAST { value * power } else { 0.0 }
+}
+
+/// `x · sigmoid(x)`
+#[inline(always)]
+pub fn silu<const FMA: bool>(x: f32) -> f32 {
+    x / (1.0 + exp::<FMA>(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_agrees_with_the_library() {
+        for i in -87_000..=87_000 {
+            let x = i as f32 * 1e-3;
+            let want = f64::from(x).exp();
+            for got in [exp::<false>(x), exp::<true>(x)] {
+                assert!((f64::from(got) / want - 1.0).abs() < 2.5e-7, "{x}: {got} {want}");
+            }
+        }
+        assert_eq!((exp::<true>(f32::NEG_INFINITY), exp::<true>(-88.0)), (0.0, 0.0));
+        assert!(exp::<true>(1e9).is_finite() && exp::<false>(f32::INFINITY).is_finite());
+    }
+
+    #[test]
+    fn silu_is_right_at_both_ends() {
+        for (x, want) in [(0.0, 0.0), (1.0, 0.731_058_6), (-1.0, -0.268_941_43), (100.0, 100.0), (-200.0, 0.0)] {
+            assert!((silu::<true>(x) - want).abs() < 1e-6, "{x}");
+        }
+    }
+}
