@@ -95,8 +95,11 @@ pub struct Scheduler {
     pub rescale_betas_zero_snr: bool,
 }
 
-/// Keys that change nothing: they belong to switched-off features or to bookkeeping.
-const HARMLESS: &[&str] = &["dynamic_thresholding_ratio", "sample_max_value", "variance_type"];
+/// Keys that change nothing here: they belong to switched-off features or to another sampler over the same schedule.
+const HARMLESS: &[&str] = &["dynamic_thresholding_ratio", "sample_max_value", "skip_prk_steps", "variance_type"];
+
+/// Scheduler classes whose keys mean the same noise schedule; Stable Diffusion 1.x names the second.
+const CLASSES: &[&str] = &["DDIMScheduler", "PNDMScheduler"];
 
 impl Default for Scheduler {
     fn default() -> Self {
@@ -127,13 +130,10 @@ impl Scheduler {
         let (mut s, mut rest) = (Self::default(), map.clone());
         rest.retain(|key, _| !key.starts_with('_') && !HARMLESS.contains(&key.as_str()));
         if let Some(class) = map.get("_class_name")
-            && class != "DDIMScheduler"
+            && !CLASSES.iter().any(|known| class == known)
         {
-            return Err(SchedulerError::Value {
-                key: "_class_name",
-                expected: "\"DDIMScheduler\"",
-                found: brief(class),
-            });
+            let expected = "\"DDIMScheduler\" or \"PNDMScheduler\"";
+            return Err(SchedulerError::Value { key: "_class_name", expected, found: brief(class) });
         }
         take(&mut rest, "num_train_timesteps", "a whole number", &mut s.num_train_timesteps)?;
         take(&mut rest, "beta_start", "a number", &mut s.beta_start)?;
@@ -220,6 +220,17 @@ mod tests {
     }
 
     #[test]
+    fn the_files_of_stable_diffusion_are_understood() {
+        // Source: scheduler_config.json of Stable Diffusion 1.5, as written by diffusers 0.6.
+        let file = json!({"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012,
+            "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000,
+            "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null,
+            "clip_sample": false});
+        let s = Scheduler::from_diffusers(&file).unwrap();
+        assert_eq!((s.beta_schedule, s.steps_offset, s.clip_sample), (BetaSchedule::ScaledLinear, 1, false));
+    }
+
+    #[test]
     fn a_key_that_changes_the_result_is_refused_by_name() {
         assert_eq!(
             message(&json!({"trained_betas": [0.1]})),
@@ -244,7 +255,7 @@ mod tests {
             json!({"beta_start": 0}),
             json!({"clip_sample_range": 0}),
             json!({"steps_offset": 1000}),
-            json!({"_class_name": "PNDMScheduler"}),
+            json!({"_class_name": "FlowMatchScheduler"}),
         ] {
             assert!(message(&bad).contains("expected"), "{bad}");
         }
