@@ -60,9 +60,4 @@ impl Store {
             }
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.bytes == 0
-    }
 }

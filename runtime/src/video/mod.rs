@@ -336,7 +336,7 @@ mod tests {
             sink.finish().unwrap().bytes
         };
         let sizes = [5, 50, 95].map(size);
-        assert!(sizes.is_sorted_by(|a, b| a * 11 < b * 10), "{sizes:?}");
+        assert!(sizes.is_sorted_by(|a, b| a < b), "{sizes:?}");
     }
 
     #[test]

@@ -24,8 +24,8 @@ const MIN_SIDE: usize = 16;
 const SECONDS_BETWEEN_KEYS: f64 = 2.0;
 /// Quantiser at quality 1 and at quality 100. Source: openh264 keeps it at 12 or more.
 const QUANTISERS: (f64, f64) = (46.0, 12.0);
-/// An upper bound that leaves the quantiser alone, in bits a second. The mode that follows the buffer is the only one
-/// that keeps a quantiser without complaints.
+/// A bound, in bits a second, that no frame reaches: the quantiser alone decides. The encoder complains on standard error
+/// when it may not skip frames to keep a bound, so it may; a skipped frame would be an error in [`Sink::push`].
 const BITRATE: u32 = 200_000_000;
 
 /// A `.mp4` file.
@@ -58,10 +58,10 @@ impl Format for Mp4 {
         let (worst, best) = QUANTISERS;
         let quantiser = (worst + (best - worst) * (spec.quality.clamp(1, 100) - 1) as f64 / 99.0).round() as u8;
         let config = EncoderConfig::new()
-            .rate_control_mode(RateControlMode::Bufferbased)
+            .rate_control_mode(RateControlMode::Quality)
             .bitrate(BitRate::from_bps(BITRATE))
             .qp(QpRange::new(quantiser, quantiser))
-            .skip_frames(false)
+            .skip_frames(true)
             .max_frame_rate(FrameRate::from_hz(spec.fps as f32))
             .intra_frame_period(IntraFramePeriod::from_num_frames((spec.fps * SECONDS_BETWEEN_KEYS).ceil().max(1.0) as u32))
             .scene_change_detect(false)

@@ -1,5 +1,7 @@
 //! A small bundle and small plans for the tests of this folder.
 
+pub(crate) mod fake;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -20,7 +22,7 @@ fn part(file: &str, inputs: Vec<Port>) -> Part {
 }
 
 /// Latents of 2 channels and 2×3 cells, windows of 4 frames, pixels ×2, upsampling ×2.
-pub(super) fn bundle() -> Manifest {
+pub(crate) fn bundle() -> Manifest {
     let f32 = |name| port(name, PortType::F32, &["batch"]);
     let i64 = |name| port(name, PortType::I64, &["batch"]);
     let unet = || vec![f32("sample"), f32("timestep"), f32("encoder_hidden_states")];
@@ -63,12 +65,12 @@ pub(super) fn bundle() -> Manifest {
 }
 
 /// The plan of a document.
-pub(super) fn plan(document: &Value) -> Plan {
+pub(crate) fn plan(document: &Value) -> Plan {
     PlanFile::parse(document.to_string().as_bytes(), "test.json", PathBuf::new()).unwrap().plan().unwrap()
 }
 
 /// Every stage, few steps: 4 key frames and 2 for each chunk, two interpolation passes.
-pub(super) fn whole(chunks: usize) -> Value {
+pub(crate) fn whole(chunks: usize) -> Value {
     let mut document = json!({
         "version": 1, "seed": 5,
         "stages": [

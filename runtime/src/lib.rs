@@ -1,0 +1,19 @@
+//! Runs a bundle: engines, schedules, the cascade of stages and video files.
+//!
+//! [`BACKENDS`](backend::BACKENDS) lists the engines; each loads one part of a bundle
+//! into a [`Session`](backend::Session).
+
+pub mod backend;
+pub mod cascade;
+pub mod error;
+pub mod image;
+pub mod kernels;
+pub mod noise;
+pub mod sampler;
+pub mod scheduler;
+pub mod tensor;
+pub mod video;
+
+pub use backend::{Axis, BACKENDS, Backend, LoadOptions, Port, Probe, Session, backend};
+pub use error::BackendError;
+pub use tensor::{DType, Tensor};
