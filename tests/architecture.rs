@@ -95,8 +95,14 @@ fn ops_are_named_by_strings_only_where_they_are_defined() {
 #[test]
 fn pure_folders_touch_no_file_clock_or_environment() {
     let pure = [
-        "graphs/src/ir/", "graphs/src/ops/", "graphs/src/nn/", "graphs/src/temporal/", "graphs/src/families/",
-        "runtime/src/scheduler/", "runtime/src/sampler/", "runtime/src/kernels/",
+        "graphs/src/ir/",
+        "graphs/src/ops/",
+        "graphs/src/nn/",
+        "graphs/src/temporal/",
+        "graphs/src/families/",
+        "runtime/src/scheduler/",
+        "runtime/src/sampler/",
+        "runtime/src/kernels/",
     ];
     for (name, text) in sources().iter().filter(|(name, _)| pure.iter().any(|p| name.starts_with(p))) {
         for forbidden in ["std::fs", "std::env", "std::time"] {
@@ -117,7 +123,14 @@ fn there_is_at_most_one_macro() {
 
 #[test]
 fn every_link_in_the_documents_leads_somewhere() {
-    let documents = ["README.md", "docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md", "demo/README.md", "tests/golden/README.md"];
+    let documents = [
+        "README.md",
+        "docs/architecture.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "demo/README.md",
+        "tests/golden/README.md",
+    ];
     for document in documents {
         let path = root().join(document);
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{document}: {e}"));

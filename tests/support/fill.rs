@@ -47,8 +47,11 @@ mod tests {
     /// Printed by `fill.py`.
     #[test]
     fn python_makes_the_same_numbers() {
-        assert_eq!(uniform(1, 4), [0.230_575_874_447_822_57, 0.851_412_832_736_969, 1.631_601_2, -0.192_745_447_158_813_48]);
+        assert_eq!(uniform(1, 4), [0.230_575_87, 0.851_412_83, 1.631_601_2, -0.192_745_45]);
         assert_eq!(name_seed("tiny"), 0x1E49_89EF_2E95_92CB);
-        assert_eq!(weight("unet/x", "a.to_q.weight", &[2, 2]), [-0.442_871_1, -0.502_929_7, 0.352_539_06, 0.341_552_73]);
+        assert_eq!(
+            weight("unet/x", "a.to_q.weight", &[2, 2]),
+            [-0.442_871_1, -0.502_929_7, 0.352_539_06, 0.341_552_73]
+        );
     }
 }

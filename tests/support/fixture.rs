@@ -32,11 +32,10 @@ pub fn checkpoint(name: &str, into: &Path, layout: Layout) -> PathBuf {
         let whole: Vec<_> = tensors.iter().map(|(n, s)| (n.as_str(), s.clone(), fill::weight(file, n, s))).collect();
         let diffusers = file.ends_with("diffusion_pytorch_model.safetensors");
         match layout {
-            Layout::F32 => write(&into.join(file), &whole, false),
             Layout::F16 => write(&into.join(file), &whole, true),
             Layout::Fp16Variant => write(&into.join(file.replace(".safetensors", ".fp16.safetensors")), &whole, true),
             Layout::Sharded if diffusers => write_shards(&into.join(file), &whole),
-            Layout::Sharded => write(&into.join(file), &whole, false),
+            Layout::F32 | Layout::Sharded => write(&into.join(file), &whole, false),
         }
     }
     into.to_path_buf()

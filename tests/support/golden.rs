@@ -44,16 +44,12 @@ impl Input {
             return Tensor::F32(ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap());
         }
         let values = self.values.as_ref().expect("an input is filled or listed");
-        match self.dtype.as_str() {
-            "i64" => {
-                let values = values.iter().map(|v| *v as i64).collect();
-                Tensor::I64(ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap())
-            }
-            _ => {
-                let values = values.iter().map(|v| *v as f32).collect();
-                Tensor::F32(ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap())
-            }
+        if self.dtype == "i64" {
+            let values = values.iter().map(|v| *v as i64).collect();
+            return Tensor::I64(ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap());
         }
+        let values = values.iter().map(|v| *v as f32).collect();
+        Tensor::F32(ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap())
     }
 }
 

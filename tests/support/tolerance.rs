@@ -1,6 +1,6 @@
 //! How close is close: the one table of tolerances, and the comparison that uses it.
 
-use ndarray::ArrayViewD;
+use ndarray::ArrayD;
 
 /// Largest error of a float32 network, relative to the largest value of the expected output.
 pub const F32: f32 = 1e-4;
@@ -9,7 +9,7 @@ pub const F32: f32 = 1e-4;
 pub const FRAME_PSNR: f64 = 45.0;
 
 /// `max |a − b| / max |b|`; infinite when shapes differ or a value is not finite.
-pub fn relative_error(got: ArrayViewD<f32>, expected: ArrayViewD<f32>) -> f32 {
+pub fn relative_error(got: &ArrayD<f32>, expected: &ArrayD<f32>) -> f32 {
     if got.shape() != expected.shape() || got.iter().any(|v| !v.is_finite()) {
         return f32::INFINITY;
     }

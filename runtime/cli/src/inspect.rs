@@ -1,0 +1,135 @@
+//! `vldm inspect`: what is in a bundle or an ONNX file, without running it.
+
+mod model;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+use vldm_graphs::bundle::Manifest;
+use vldm_graphs::ir::{self, Graph};
+use vldm_graphs::onnx;
+
+use crate::output::{Output, bytes, json, table, text};
+use model::{Model, Weight};
+
+/// Show what is in a bundle or an ONNX file: signature, operators, weights.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Bundle folder written by `vldm export`, or an .onnx file
+    path: PathBuf,
+    /// Only this part of a bundle
+    #[arg(long, value_name = "NAME")]
+    part: Option<String>,
+    #[command(flatten)]
+    view: View,
+}
+
+/// What to print instead of the summary.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct View {
+    /// Every node as text, with the types of its results
+    #[arg(long)]
+    graph: bool,
+    /// Every weight: element type, shape, and where its bytes lie
+    #[arg(long)]
+    weights: bool,
+    /// Inputs and outputs alone
+    #[arg(long)]
+    signature: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, out: Output) -> anyhow::Result<()> {
+    if !args.path.is_dir() {
+        ensure!(args.part.is_none(), "--part chooses from a bundle; {} is no folder", args.path.display());
+        let graph = onnx::read(&args.path)?;
+        return show(&args.view, &[(graph.name.clone(), graph)], None, out);
+    }
+    let manifest = Manifest::open(&args.path)?;
+    let wanted: Vec<&String> = match &args.part {
+        Some(name) => {
+            manifest.part(name)?;
+            vec![name]
+        }
+        None => manifest.parts.keys().collect(),
+    };
+    let read = |name: &String| -> anyhow::Result<(String, Graph)> {
+        Ok((name.clone(), part_graph(&args.path, &manifest, name)?))
+    };
+    let graphs = wanted.into_iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+    show(&args.view, &graphs, Some(&manifest), out)
+}
+
+fn part_graph(bundle: &Path, manifest: &Manifest, name: &str) -> anyhow::Result<Graph> {
+    let part = manifest.part(name)?;
+    onnx::read(&bundle.join(&part.file)).with_context(|| format!("part `{name}`"))
+}
+
+fn show(view: &View, graphs: &[(String, Graph)], manifest: Option<&Manifest>, out: Output) -> anyhow::Result<()> {
+    if view.graph {
+        let dumps: Vec<String> = graphs.iter().map(|(_, g)| ir::dump(g)).collect();
+        return if out.json { json(&dumps) } else { text(dumps.join("\n")) };
+    }
+    if view.weights {
+        let rows = graphs.iter().flat_map(|(name, g)| Weight::all(name, g)).collect();
+        return out.result(&Weights(rows));
+    }
+    let models: Vec<Model> = graphs.iter().map(|(name, g)| Model::of(name, g)).collect();
+    if view.signature {
+        return out.result(&Signatures(models.iter().collect()));
+    }
+    out.result(&Summary { bundle: manifest, models })
+}
+
+#[derive(Serialize)]
+struct Weights(Vec<Weight>);
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows = vec![["part", "weight", "type", "bytes", "where"].map(str::to_owned).to_vec()];
+        rows.extend(self.0.iter().map(Weight::row));
+        f.write_str(&table(&rows))
+    }
+}
+
+#[derive(Serialize)]
+struct Signatures<'m>(Vec<&'m Model>);
+
+impl fmt::Display for Signatures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let blocks: Vec<String> = self.0.iter().map(|m| m.signature()).collect();
+        f.write_str(&blocks.join("\n"))
+    }
+}
+
+#[derive(Serialize)]
+struct Summary<'m> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<&'m Manifest>,
+    models: Vec<Model>,
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(bundle) = self.bundle else {
+            return self.models.iter().try_for_each(|m| f.write_str(&m.describe()));
+        };
+        writeln!(f, "bundle of family {}, written by {}\n", bundle.family, bundle.producer)?;
+        let mut rows = vec![["part", "nodes", "weights", "inputs", "outputs"].map(str::to_owned).to_vec()];
+        rows.extend(self.models.iter().map(Model::row));
+        writeln!(f, "{}\n", table(&rows))?;
+        let mut rows = vec![["weights", "bytes", "from"].map(str::to_owned).to_vec()];
+        rows.extend(bundle.weights.iter().map(|(file, w)| vec![file.clone(), bytes(w.bytes), w.source.clone()]));
+        writeln!(f, "{}\n", table(&rows))?;
+        let labels: Vec<String> =
+            bundle.cascade.labels.iter().map(|l| format!("{} 0..{}", l.name, l.classes)).collect();
+        let c = &bundle.cascade;
+        writeln!(f, "labels     {}", if labels.is_empty() { "none".to_owned() } else { labels.join(", ") })?;
+        let [height, width] = c.latent_size;
+        writeln!(f, "latents    {} × {height} × {width}, {} pixels a cell", c.latent_channels, c.spatial_factor)?;
+        writeln!(f, "key frames {} a window, {} a second", c.window, c.key_fps)
+    }
+}

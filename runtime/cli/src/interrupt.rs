@@ -1,0 +1,37 @@
+//! Ctrl-C: the first one asks the work to stop at its next step, the second one ends the process.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+
+/// The exit code of an interrupted run: 128 + SIGINT.
+pub const EXIT: u8 = 130;
+
+/// The error that an interrupted command returns.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted; no output was written")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Listens for Ctrl-C from now on; the flag is true after the first one.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub fn listen() -> anyhow::Result<&'static AtomicBool> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(EXIT));
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(&STOP)
+}

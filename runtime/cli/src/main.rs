@@ -1,0 +1,90 @@
+//! `vldm`: from a video latent diffusion checkpoint to a long video.
+
+mod bench;
+mod bundle;
+mod completions;
+mod doctor;
+mod engine;
+mod export;
+mod folders;
+mod inspect;
+mod interrupt;
+mod machine;
+mod onnxruntime;
+mod output;
+mod plan;
+mod progress;
+mod run;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::interrupt::Interrupted;
+use crate::output::Output;
+
+/// From a video latent diffusion checkpoint to a long video.
+///
+/// `vldm export` turns a checkpoint (safetensors and config.json) into a bundle of ONNX graphs, `vldm run` runs a plan:
+/// key frames, prediction, interpolation, decoding, upsampling, video file.
+///
+/// Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+#[derive(Parser)]
+#[command(name = "vldm", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    /// Print results and errors as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more on standard error: -v what is done, -vv how
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Export(export::Args),
+    Inspect(inspect::Args),
+    Plan(plan::Args),
+    Run(run::Args),
+    Bench(bench::Args),
+    Doctor(doctor::Args),
+    Setup(setup::Args),
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let out = Output { json: cli.json };
+    log_to_stderr(cli.verbose);
+    let done = match cli.command {
+        Command::Export(args) => export::run(args, out),
+        Command::Inspect(args) => inspect::run(&args, out),
+        Command::Plan(args) => plan::run(args, out),
+        Command::Run(args) => run::run(args, out),
+        Command::Bench(args) => bench::run(args, out),
+        Command::Doctor(args) => doctor::run(args, out),
+        Command::Setup(args) => setup::run(args, out),
+        Command::Completions(args) => completions::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out.error(&error);
+            ExitCode::from(if error.is::<Interrupted>() { interrupt::EXIT } else { 1 })
+        }
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "warn,vldm=info,vldm_graphs=info,vldm_exporter=info,vldm_runtime=info",
+        _ => "warn,vldm=debug,vldm_graphs=debug,vldm_exporter=debug,vldm_runtime=debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}

@@ -1,0 +1,97 @@
+//! `vldm plan new`: a plan that fits a checkpoint or bundle, every setting spelt out.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use vldm_runtime::cascade::layout::Layout;
+use vldm_runtime::cascade::plan::Template;
+
+use crate::bundle::CacheArgs;
+use crate::output::{note, text};
+
+/// What the plan is for, and where it goes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Checkpoint or bundle folder the plan is for
+    source: PathBuf,
+    /// Plan file to write; must not exist [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Prediction chunks after the first window of key frames
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    chunks: usize,
+    /// Label to change half-way through the chunks, such as night=1
+    #[arg(long, value_name = "LABEL=CLASS", requires = "chunks", value_parser = label)]
+    then: Option<(String, u64)>,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+fn label(text: &str) -> Result<(String, u64), String> {
+    let parsed = text.split_once('=').and_then(|(name, class)| Some((name.to_owned(), class.parse().ok()?)));
+    parsed.ok_or_else(|| "expected LABEL=CLASS, such as night=1".to_owned())
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let bundle = args.cache.open(&args.source)?;
+    let mut plan = Template { chunks: args.chunks, change: args.then }.plan(&bundle.manifest);
+    let folder = args.out.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
+    plan.base = folder.map(Path::to_path_buf).unwrap_or_default();
+    let source = Some(from_folder(&args.source, &plan.base)?);
+    let named = if bundle.path == args.source { &mut plan.bundle } else { &mut plan.checkpoint };
+    *named = source;
+    // A plan that this bundle cannot run is never written.
+    Layout::new(&plan, &bundle.manifest)?;
+    let plan = serde_json::to_string_pretty(&plan.to_json())?;
+    let Some(path) = args.out else { return text(plan) };
+    write_new(&path, &plan).with_context(|| format!("{}", path.display()))?;
+    note(format!("wrote {}; `vldm plan explain` shows what it will do", path.display()));
+    Ok(())
+}
+
+/// `path` as a plan in `folder` names it: relative to it where one leads to the other, else absolute.
+fn from_folder(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
+    let whole = path.canonicalize().with_context(|| format!("{}", path.display()))?;
+    let base = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let base = base.canonicalize().with_context(|| format!("{}", base.display()))?;
+    let mut up = PathBuf::new();
+    for ancestor in base.ancestors().take(3) {
+        if let Ok(rest) = whole.strip_prefix(ancestor).map(Path::to_path_buf)
+            && ancestor.parent().is_some()
+        {
+            let relative = up.join(rest);
+            return Ok(if relative.as_os_str().is_empty() { PathBuf::from(".") } else { relative });
+        }
+        up.push("..");
+    }
+    Ok(whole)
+}
+
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    writeln!(file, "{text}")?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|e| e.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_names_its_checkpoint_from_its_own_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (demo, plans) = (dir.path().join("demo"), dir.path().join("demo/plans"));
+        fs::create_dir_all(&plans).unwrap();
+        assert_eq!(from_folder(&demo, &plans).unwrap(), Path::new(".."));
+        assert_eq!(from_folder(&demo, dir.path()).unwrap(), Path::new("demo"));
+        assert_eq!(from_folder(&demo, &demo).unwrap(), Path::new("."));
+        assert!(from_folder(Path::new("/"), &demo).unwrap().is_absolute());
+    }
+}

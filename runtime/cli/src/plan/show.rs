@@ -1,0 +1,50 @@
+//! How plans are shown.
+
+use std::fmt;
+
+use serde::Serialize;
+use vldm_runtime::cascade::explain::Explanation;
+
+use crate::output::{bytes, seconds, table};
+
+/// A plan that can be run.
+#[derive(Serialize)]
+pub struct Checked {
+    /// The plan file.
+    pub plan: String,
+    /// Frames of its video.
+    pub frames: usize,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: fits its bundle and makes {} frames", self.plan, self.frames)
+    }
+}
+
+/// What a plan will do, as a table.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct Explained(pub Explanation);
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let e = &self.0;
+        let head = ["stage", "part", "units", "frames", "call", "steps", "evaluations", "noise"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        rows.extend(e.stages.iter().map(|s| {
+            let shape: Vec<String> = s.shape.iter().map(ToString::to_string).collect();
+            let numbers = [s.steps.to_string(), s.evaluations.to_string(), bytes((s.noise_bytes * s.units) as u64)];
+            let part = s.part.unwrap_or("–").to_owned();
+            let mut row =
+                vec![s.kind.name().to_owned(), part, s.units.to_string(), s.frames.to_string(), shape.join("×")];
+            row.extend(numbers);
+            row
+        }));
+        writeln!(f, "{}\n", table(&rows))?;
+        let [height, width] = e.size;
+        let (length, fps) = (seconds(e.seconds), e.fps);
+        writeln!(f, "{} frames of {width}×{height}, {length} at {fps} a second, seed {}", e.frames, e.seed)?;
+        writeln!(f, "{} evaluations of networks", e.evaluations)
+    }
+}

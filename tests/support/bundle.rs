@@ -1,0 +1,43 @@
+//! Exported bundles, one a set of recordings, made once a run of the tests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use vldm_exporter::{Request, export as run};
+
+use crate::fixture::{self, Layout};
+
+/// Exports a checkpoint into `out`, replacing what is there.
+pub fn export(checkpoint: &Path, out: &Path) -> PathBuf {
+    let mut request = Request::new(checkpoint, out);
+    request.force = true;
+    run(&request).unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
+    out.to_path_buf()
+}
+
+/// The bundle of `demo`, or of the fixture `tiny`, `sd1` or `sd2`.
+pub fn of(set: &str) -> PathBuf {
+    static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(bundle) = made.get(set) {
+        return bundle.clone();
+    }
+    let folder = crate::target().join("test-bundles").join(set);
+    let bundle = export(&checkpoint(set), &folder.join("bundle"));
+    made.insert(set.to_owned(), bundle.clone());
+    bundle
+}
+
+/// The checkpoint of a set: `demo/`, or a fixture with its weights filled in.
+pub fn checkpoint(set: &str) -> PathBuf {
+    if set == "demo" {
+        return crate::root().join("demo");
+    }
+    let folder = crate::target().join("test-bundles").join(set).join("checkpoint");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    fixture::checkpoint(set, &folder, Layout::F32)
+}
