@@ -44,7 +44,8 @@ impl Checkpoint {
             let known = FAMILIES.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
             return Err(ExportError::UnknownFamily { path: path.to_path_buf(), known, found });
         };
-        let model = family.open(&configs).map_err(|source| ExportError::Config { path: path.to_path_buf(), source })?;
+        let model =
+            family.open(&configs).map_err(|e| ExportError::Config { path: path.to_path_buf(), source: Box::new(e) })?;
         Ok(Self { path: path.to_path_buf(), family: family.name(), model })
     }
 }
@@ -95,8 +96,7 @@ pub(crate) fn entries(path: &Path) -> Result<Vec<String>, ExportError> {
 
 /// A JSON file of bounded size.
 pub(crate) fn json(path: &Path) -> Result<Json, ExportError> {
-    let bytes =
-        read_bounded(path, MAX_JSON).map_err(|source| ExportError::Io { path: path.to_path_buf(), source })?;
+    let bytes = read_bounded(path, MAX_JSON).map_err(|source| ExportError::Io { path: path.to_path_buf(), source })?;
     serde_json::from_slice(&bytes).map_err(|source| ExportError::Json { path: path.to_path_buf(), source })
 }
 

@@ -166,7 +166,9 @@ fn choose(mut all: Vec<Candidate>, folder: &Path, variant: Option<&str>) -> Resu
     }
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => Ok(only),
-        (None, _) => wrong("weights in a .safetensors file (pickled .bin and .ckpt files are never read)", "none".to_owned()),
+        (None, _) => {
+            wrong("weights in a .safetensors file (pickled .bin and .ckpt files are never read)", "none".to_owned())
+        }
         (Some(last), false) => {
             all.push(last);
             let names = all.into_iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
@@ -283,7 +285,10 @@ mod tests {
             (r#"{"weight_map":{"a":"../a.safetensors"}}"#, "a plain .safetensors file name for `a`, found \"../a.saf"),
             (r#"{"weight_map":{"a":7}}"#, "found 7"),
             (r#"{"weight_map":{"a":"none.safetensors"}}"#, "none.safetensors: No such file"),
-            (r#"{"weight_map":{"c":"a.x-00001-of-00002.safetensors"}}"#, "tensor `c`, as m.safetensors.index.json says, found none"),
+            (
+                r#"{"weight_map":{"c":"a.x-00001-of-00002.safetensors"}}"#,
+                "tensor `c`, as m.safetensors.index.json says, found none",
+            ),
             (
                 r#"{"weight_map":{"a":"a.x-00001-of-00002.safetensors","b":"b.x-00002-of-00002.safetensors"}}"#,
                 "expected each tensor in one file, found `a` once more",

@@ -45,7 +45,7 @@ pub enum ExportError {
         /// The checkpoint.
         path: PathBuf,
         /// File, key, expectation and finding.
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// A component folder does not have one clear set of weights.
     #[error("{}: expected {expected}, found {found}", path.display())]
@@ -68,7 +68,7 @@ pub enum ExportError {
         /// The part.
         part: String,
         /// Layer, expectation and finding.
-        source: BuildError,
+        source: Box<BuildError>,
     },
     /// A part cannot be written as ONNX.
     #[error("part `{part}`: {source}")]
@@ -76,7 +76,7 @@ pub enum ExportError {
         /// The part.
         part: String,
         /// Why.
-        source: OnnxError,
+        source: Box<OnnxError>,
     },
     /// The target is there already.
     #[error("{}: expected {expected}, found {found}", path.display())]

@@ -20,6 +20,7 @@ mod report;
 mod safetensors;
 mod weights;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use place::Target;
@@ -72,8 +73,8 @@ pub fn export(request: &Request) -> Result<Report, ExportError> {
         format: FORMAT,
         producer: concat!("vldm ", env!("CARGO_PKG_VERSION")).to_owned(),
         family: checkpoint.family.to_owned(),
-        parts: Default::default(),
-        weights: Default::default(),
+        parts: BTreeMap::new(),
+        weights: BTreeMap::new(),
         cascade,
     };
     for part in &parts {

@@ -32,10 +32,11 @@ pub fn build(checkpoint: &Checkpoint, weights: &Weights) -> Result<Vec<Built>, E
 }
 
 fn build_one(checkpoint: &Checkpoint, weights: &Weights, name: &str) -> Result<Built, ExportError> {
-    let graph = checkpoint.model.build(name, weights).map_err(|source| {
-        ExportError::Build { path: checkpoint.path.clone(), part: name.to_owned(), source }
+    let graph = checkpoint.model.build(name, weights).map_err(|e| {
+        let (path, part) = (checkpoint.path.clone(), name.to_owned());
+        ExportError::Build { path, part, source: Box::new(e) }
     })?;
-    let onnx = |source| ExportError::Onnx { part: name.to_owned(), source };
+    let onnx = |e| ExportError::Onnx { part: name.to_owned(), source: Box::new(e) };
     let bytes = onnx::to_bytes(&graph).map_err(onnx)?;
     let ports = |ids: &[ValueId]| ids.iter().map(|&id| port(&graph, id)).collect::<Result<_, _>>().map_err(onnx);
     let files = graph.initializers.values().filter_map(|initializer| match &initializer.data {

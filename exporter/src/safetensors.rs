@@ -328,7 +328,10 @@ mod tests {
     fn a_lying_entry_is_named_with_expectation_and_finding() {
         let entry = |body: &str| file(&format!("{{\"x\":{{{body}}}}}"), 8);
         for (body, wanted) in [
-            (r#""dtype":"F32","shape":[3],"data_offsets":[0,8]"#, "expected 12 bytes for F32 of shape [3], found 8 bytes"),
+            (
+                r#""dtype":"F32","shape":[3],"data_offsets":[0,8]"#,
+                "expected 12 bytes for F32 of shape [3], found 8 bytes",
+            ),
             (r#""dtype":"F32","shape":[2],"data_offsets":[8,16]"#, "expected data offsets inside 0..8, found 8..16"),
             (r#""dtype":"F32","shape":[2],"data_offsets":[8,0]"#, "expected data offsets inside 0..8, found 8..0"),
             (r#""dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,8]"#, "fits into memory"),
@@ -376,9 +379,8 @@ mod tests {
 
     #[test]
     fn too_many_tensors_are_refused() {
-        let entries: Vec<_> = (0..=MAX_TENSORS)
-            .map(|i| format!(r#""{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#))
-            .collect();
+        let entries: Vec<_> =
+            (0..=MAX_TENSORS).map(|i| format!(r#""{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#)).collect();
         assert!(message(&file(&format!("{{{}}}", entries.join(",")), 0)).contains("more than 65536 tensors"));
     }
 

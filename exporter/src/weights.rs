@@ -27,7 +27,11 @@ impl Weights {
             let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             if !plain {
                 let expected = "component folders named with letters, digits, `_` and `-`".to_owned();
-                return Err(ExportError::Weights { path: checkpoint.to_path_buf(), expected, found: format!("{name:?}") });
+                return Err(ExportError::Weights {
+                    path: checkpoint.to_path_buf(),
+                    expected,
+                    found: format!("{name:?}"),
+                });
             }
             components.insert(name.clone(), Component::open(&checkpoint.join(name), name, variant)?);
         }

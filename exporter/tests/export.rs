@@ -1,4 +1,5 @@
 //! The demo checkpoint from end to end: what a bundle holds, and that it is the same every time.
+#![allow(clippy::unwrap_used)] // Every function here serves a test.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,7 +63,10 @@ fn the_same_checkpoint_gives_the_same_bytes() {
     let bundles = ["a", "b"].map(|name| {
         let out = dir.path().join(name);
         export(&Request::new(&demo(), &out)).unwrap();
-        contents(&out).into_iter().map(|(path, b)| (path.strip_prefix(&out).unwrap().to_owned(), b)).collect::<BTreeMap<_, _>>()
+        contents(&out)
+            .into_iter()
+            .map(|(path, b)| (path.strip_prefix(&out).unwrap().to_owned(), b))
+            .collect::<BTreeMap<_, _>>()
     });
     assert!(bundles[0] == bundles[1]);
 }
@@ -83,7 +87,10 @@ fn a_bundle_is_replaced_only_on_request_and_anything_else_never() {
     request.out = dir.path().join("folder");
     fs::create_dir(&request.out).unwrap();
     let foreign = export(&request).unwrap_err().to_string();
-    assert!(foreign.ends_with("expected a folder that is not there yet, found something that is no bundle"), "{foreign}");
+    assert!(
+        foreign.ends_with("expected a folder that is not there yet, found something that is no bundle"),
+        "{foreign}"
+    );
 }
 
 #[cfg(unix)]

@@ -1,14 +1,14 @@
 //! `bundle.json`: what an exported folder holds — parts, signatures, weight files, digests — and what a cascade of its
 //! parts needs to know. The exporter writes it, the runtime reads it, and neither knows the other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub mod files;
 mod scheduler;
+mod validate;
 
 pub use scheduler::{BetaSchedule, PredictionType, Scheduler, SchedulerError, TimestepSpacing};
 
@@ -18,10 +18,6 @@ pub const MANIFEST: &str = "bundle.json";
 pub const FORMAT: u32 = 1;
 /// Largest manifest that is read, in bytes.
 const MAX_MANIFEST: u64 = 16 << 20;
-/// Most parts or weight files in a bundle.
-const MAX_ENTRIES: usize = 256;
-/// Most inputs or outputs of a part, and largest rank of one.
-const MAX_PORTS: usize = 64;
 
 /// Why a bundle cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -238,10 +234,10 @@ impl Manifest {
         })?;
         let manifest = Self::parse(&bytes, &path)?;
         for (name, part) in &manifest.parts {
-            check_file(dir, &path, &format!("parts.{name}"), &part.file, part.bytes)?;
+            validate::check_file(dir, &path, &format!("parts.{name}"), &part.file, part.bytes)?;
         }
         for (file, weights) in &manifest.weights {
-            check_file(dir, &path, &format!("weights.{file}"), file, weights.bytes)?;
+            validate::check_file(dir, &path, &format!("weights.{file}"), file, weights.bytes)?;
         }
         Ok(manifest)
     }
@@ -279,73 +275,6 @@ impl Manifest {
             .get(name)
             .ok_or_else(|| BundleError::NoPart { name: name.to_owned(), present: self.parts.keys().cloned().collect() })
     }
-
-    fn validate(&self, path: &Path) -> Result<(), BundleError> {
-        let check = Check { path };
-        check.that(self.format == FORMAT, "format", FORMAT, self.format)?;
-        check.that(is_name(&self.family), "family", "a plain name", format!("{:?}", self.family))?;
-        check.range("parts", self.parts.len(), 1..=MAX_ENTRIES)?;
-        check.range("weights", self.weights.len(), 0..=MAX_ENTRIES)?;
-        for (name, part) in &self.parts {
-            part.validate(name, &self.weights, check)?;
-        }
-        for (file, weights) in &self.weights {
-            let key = format!("weights.{file}");
-            let inside = file.strip_prefix("weights/").is_some_and(|f| files::is_plain_relative(f) && !f.contains('/'));
-            check.that(inside, &key, "a path `weights/NAME`", format!("{file:?}"))?;
-            check.digest(&key, &weights.blake3)?;
-        }
-        self.cascade.validate(check)
-    }
-}
-
-impl Part {
-    fn validate(&self, name: &str, weights: &BTreeMap<String, WeightFile>, check: Check) -> Result<(), BundleError> {
-        let key = |suffix: &str| format!("parts.{name}{suffix}");
-        check.that(is_name(name), &key(""), "a plain name", format!("{name:?}"))?;
-        let plain = files::is_plain_relative(&self.file) && !self.file.contains('/') && self.file.ends_with(".onnx");
-        check.that(plain, &key(".file"), "a plain name that ends in .onnx", format!("{:?}", self.file))?;
-        check.digest(&key(""), &self.blake3)?;
-        for (suffix, ports) in [(".inputs", &self.inputs), (".outputs", &self.outputs)] {
-            check.range(&key(suffix), ports.len(), 0..=MAX_PORTS)?;
-            let mut seen = BTreeSet::new();
-            for port in ports {
-                let key = key(&format!("{suffix}.{}", port.name));
-                check.that(
-                    is_name(&port.name) && seen.insert(&port.name),
-                    &key,
-                    "plain names, each once",
-                    &port.name,
-                )?;
-                check.range(&key, port.shape.len(), 0..=MAX_PORTS)?;
-                for dim in &port.shape {
-                    check.that(
-                        dim.is_valid(),
-                        &key,
-                        "positive sizes and symbols such as `4*height`",
-                        format!("{dim}"),
-                    )?;
-                }
-            }
-        }
-        for file in &self.weights {
-            check.that(weights.contains_key(file), &key(".weights"), "files listed under `weights`", file)?;
-        }
-        Ok(())
-    }
-}
-
-impl PortDim {
-    fn is_valid(&self) -> bool {
-        match self {
-            Self::Fixed(size) => (1..=1 << 32).contains(size),
-            Self::Symbol(text) => {
-                !text.is_empty()
-                    && text.len() <= 256
-                    && text.chars().all(|c| c.is_ascii_alphanumeric() || "_*/+-() .".contains(c))
-            }
-        }
-    }
 }
 
 impl std::fmt::Display for PortDim {
@@ -355,94 +284,6 @@ impl std::fmt::Display for PortDim {
             Self::Symbol(text) => f.write_str(text),
         }
     }
-}
-
-impl Cascade {
-    fn validate(&self, check: Check) -> Result<(), BundleError> {
-        let mut seen = BTreeSet::new();
-        check.range("cascade.labels", self.labels.len(), 0..=MAX_PORTS)?;
-        for label in &self.labels {
-            let key = format!("cascade.labels.{}", label.name);
-            let fits = is_name(&label.name) && seen.insert(&label.name) && (1..=65_536).contains(&label.classes);
-            check.that(fits, &key, "plain names, each once, with 1..=65536 classes", label.classes)?;
-        }
-        self.scheduler
-            .validate()
-            .map_err(|source| BundleError::Scheduler { path: check.path.to_path_buf(), source })?;
-        check.positive("cascade.scaling_factor", self.scaling_factor)?;
-        check.positive("cascade.key_fps", self.key_fps)?;
-        check.range("cascade.latent_channels", self.latent_channels, 1..=4096)?;
-        for size in self.latent_size {
-            check.range("cascade.latent_size", size, 1..=65_536)?;
-        }
-        check.range("cascade.spatial_factor", self.spatial_factor, 1..=256)?;
-        check.range("cascade.window", self.window, 1..=4096)?;
-        if let Some(i) = &self.interpolation {
-            check.range("cascade.interpolation.factor", i.factor, 2..=64)?;
-            check.range("cascade.interpolation.regimes", i.regimes, 0..=4096)?;
-        }
-        if let Some(u) = &self.upsampler {
-            check.range("cascade.upsampler.factor", u.factor, 1..=64)?;
-            check.range("cascade.upsampler.noise_levels", u.noise_levels as usize, 1..=100_000)?;
-            let trained = self.scheduler.num_train_timesteps as u64;
-            let key = "cascade.upsampler.noise_levels";
-            check.that(
-                u.noise_levels <= trained,
-                key,
-                format!("at most {trained} (the training timesteps)"),
-                u.noise_levels,
-            )?;
-        }
-        Ok(())
-    }
-}
-
-/// The rules of a manifest, each with the sentence for its breach.
-#[derive(Clone, Copy)]
-struct Check<'p> {
-    path: &'p Path,
-}
-
-impl Check<'_> {
-    fn that(self, ok: bool, key: &str, expected: impl ToString, found: impl ToString) -> Result<(), BundleError> {
-        if ok {
-            return Ok(());
-        }
-        let (expected, found) = (expected.to_string(), found.to_string());
-        Err(BundleError::Value { path: self.path.to_path_buf(), key: key.to_owned(), expected, found })
-    }
-
-    fn range(self, key: &str, found: usize, range: std::ops::RangeInclusive<usize>) -> Result<(), BundleError> {
-        self.that(range.contains(&found), key, format!("{}..={}", range.start(), range.end()), found)
-    }
-
-    fn positive(self, key: &str, found: f64) -> Result<(), BundleError> {
-        self.that(found.is_finite() && found > 0.0, key, "a positive number", found)
-    }
-
-    fn digest(self, key: &str, found: &str) -> Result<(), BundleError> {
-        let hex = found.len() == 64 && found.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        self.that(hex, &format!("{key}.blake3"), "64 lower-case hexadecimal digits", format!("{found:?}"))
-    }
-}
-
-/// A file the manifest names must lie in the bundle itself, be a regular file and have the stated size.
-fn check_file(dir: &Path, manifest: &Path, key: &str, file: &str, bytes: u64) -> Result<(), BundleError> {
-    let path = dir.join(file);
-    let check = Check { path: manifest };
-    for ancestor in path.ancestors().skip(1).take_while(|a| *a != dir) {
-        let meta = fs::symlink_metadata(ancestor)
-            .map_err(|source| BundleError::Io { path: ancestor.to_path_buf(), source })?;
-        check.that(meta.is_dir(), key, "a file inside the bundle", format!("{} is no folder", ancestor.display()))?;
-    }
-    let meta = fs::symlink_metadata(&path).map_err(|source| BundleError::Io { path: path.clone(), source })?;
-    check.that(meta.is_file(), key, "a regular file, not a link", path.display())?;
-    check.that(meta.len() == bytes, &format!("{key}.bytes"), format!("{bytes} bytes in {file}"), meta.len())
-}
-
-/// Names of parts, ports and labels: ASCII letters, digits, `_`, `-`, at most 64.
-fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 #[cfg(test)]

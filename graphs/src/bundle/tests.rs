@@ -1,5 +1,7 @@
 //! What a manifest may and may not say.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use prost::Message;
 
-use super::proto::{AttributeProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto};
+use super::proto::{
+    AttributeProto, ModelProto, NodeProto, SparseTensorProto, StringStringEntryProto, TensorProto, TrainingInfoProto,
+};
 use super::*;
 use crate::ir::{
     DType, Dim, Function, FunctionId, Graph, Initializer, InitializerData, Node, Opset, Rounding, Shape, TensorType,
@@ -219,7 +221,7 @@ fn what_the_graph_cannot_carry_is_refused_by_name() {
         (
             |m| {
                 let a = nodes(m)[2].attribute[0].clone();
-                nodes(m)[2].attribute.push(a)
+                nodes(m)[2].attribute.push(a);
             },
             "each attribute once",
         ),
@@ -239,11 +241,11 @@ fn what_the_graph_cannot_carry_is_refused_by_name() {
             |m| m.graph.as_mut().unwrap().input[0].r#type = None,
             "input `x`: expected a tensor of known rank, found none",
         ),
-        (|m| m.graph.as_mut().unwrap().sparse_initializer.push(Default::default()), "dense tensors"),
-        (|m| m.training_info.push(Default::default()), "training information"),
+        (|m| m.graph.as_mut().unwrap().sparse_initializer.push(SparseTensorProto::default()), "dense tensors"),
+        (|m| m.training_info.push(TrainingInfoProto::default()), "training information"),
         (|m| m.functions.push(m.functions[0].clone()), "function vldm::Scale: expected one definition"),
         (|m| m.functions[0].attribute.clear(), "references to its own attributes, found `factor`"),
-        (|m| m.functions[0].attribute_proto.push(Default::default()), "attributes without default"),
+        (|m| m.functions[0].attribute_proto.push(AttributeProto::default()), "attributes without default"),
     ];
     for (change, wanted) in cases {
         let text = message(change);
