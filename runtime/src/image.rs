@@ -54,7 +54,7 @@ pub struct RgbImage {
 
 impl RgbImage {
     /// A frame `[3, height, width]` in −1..1 as eight bits: `round((clamp(x) + 1)·127.5)`, ties to even.
-    pub fn from_frame(frame: ArrayView3<f32>) -> Self {
+    pub fn from_frame(frame: &ArrayView3<f32>) -> Self {
         let (_, height, width) = frame.dim();
         let byte = |x: f32| ((x.clamp(-1.0, 1.0) + 1.0) * 127.5).round_ties_even() as u8;
         let mut pixels = vec![0; height * width * 3];
@@ -90,7 +90,10 @@ impl RgbImage {
         let over_black = |v: u8, a: u8| ((u16::from(v) * u16::from(a) + 127) / 255) as u8;
         let pixels = match info.color_type.samples() {
             2 => samples[..info.buffer_size()].chunks_exact(2).flat_map(|p| [over_black(p[0], p[1]); 3]).collect(),
-            _ => samples[..info.buffer_size()].chunks_exact(4).flat_map(|p| [0, 1, 2].map(|c| over_black(p[c], p[3]))).collect(),
+            _ => samples[..info.buffer_size()]
+                .chunks_exact(4)
+                .flat_map(|p| [0, 1, 2].map(|c| over_black(p[c], p[3])))
+                .collect(),
         };
         Ok(Self { width: width as usize, height: height as usize, pixels })
     }
@@ -142,10 +145,10 @@ mod tests {
     #[test]
     fn eight_bits_are_rounded_as_the_reference_does() {
         let frame = Array3::from_shape_vec((3, 1, 2), vec![-1.0, 1.0, 0.0, 5.0, -9.0, 0.1]).unwrap();
-        let image = RgbImage::from_frame(frame.view());
+        let image = RgbImage::from_frame(&frame.view());
         // torch: ((x.clamp(-1, 1) + 1) * 127.5).round() gives 0 255 128 255 0 140
         assert_eq!(image.pixels, [0, 128, 0, 255, 255, 140]);
-        assert_eq!(RgbImage::from_frame(image.to_frame().view()), image);
+        assert_eq!(RgbImage::from_frame(&image.to_frame().view()), image);
     }
 
     #[test]

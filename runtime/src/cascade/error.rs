@@ -36,7 +36,7 @@ pub enum CascadeError {
         /// The part of the bundle.
         part: String,
         /// What the engine said.
-        source: BackendError,
+        source: Box<BackendError>,
     },
     /// A network answered with another type or shape than it was asked for.
     #[error("{place}: part `{part}`: expected f32 {expected}, found {found}")]

@@ -28,7 +28,13 @@ pub(super) struct Sessions<'a> {
 
 impl<'a> Sessions<'a> {
     /// The networks that the units of `layout` call, and `conditions`; none is loaded yet.
-    pub(super) fn new(dir: &Path, bundle: &Manifest, layout: &Layout, backend: &'a dyn Backend, options: LoadOptions) -> Self {
+    pub(super) fn new(
+        dir: &Path,
+        bundle: &Manifest,
+        layout: &Layout,
+        backend: &'a dyn Backend,
+        options: LoadOptions,
+    ) -> Self {
         let wanted = |name: &str| {
             let calls = layout.stages.iter().filter(|s| s.part == Some(name)).map(|s| s.units).sum();
             if name == "conditions" { 1 } else { calls }
@@ -53,7 +59,7 @@ impl<'a> Sessions<'a> {
         let session = self.get(place, name)?;
         let has = |input: &str| session.inputs().iter().any(|p| p.name == input);
         let known: Vec<_> = inputs.iter().copied().filter(|(input, _)| has(input)).collect();
-        let fail = |source| CascadeError::Part { place, part: name.to_owned(), source };
+        let fail = |e| CascadeError::Part { place, part: name.to_owned(), source: Box::new(e) };
         let output = session.run(&known).map_err(fail)?.into_iter().next();
         let found = output.as_ref().map_or("nothing".to_owned(), Tensor::describe);
         let output = output.and_then(Tensor::into_f32).filter(|a| expected.is_none_or(|e| e == a.shape()));
@@ -69,7 +75,7 @@ impl<'a> Sessions<'a> {
         if let Some(session) = &part.session {
             return Ok(Arc::clone(session));
         }
-        let fail = |source| CascadeError::Part { place, part: name.to_owned(), source };
+        let fail = |e| CascadeError::Part { place, part: name.to_owned(), source: Box::new(e) };
         let session: Arc<dyn Session> = self.backend.load(&part.file, &self.options).map_err(fail)?.into();
         part.session = Some(Arc::clone(&session));
         Ok(session)

@@ -32,7 +32,8 @@ impl Store {
 
     /// Frames of a span, for one of its readers.
     pub(super) fn read(&self, span: &Span) -> Vec<Frame> {
-        let frame = |i| &self.frames.get(&(span.stream, i)).expect("a unit runs after those that write what it reads").0;
+        let frame =
+            |i| &self.frames.get(&(span.stream, i)).expect("a unit runs after those that write what it reads").0;
         span.frames.clone().map(|i| Arc::clone(frame(i))).collect()
     }
 

@@ -11,6 +11,11 @@ pub struct Branch {
     pub context: bool,
 }
 
+/// Does a weight change the answer?
+fn weighs(weight: f64) -> bool {
+    (weight - 1.0).abs() > 0.0
+}
+
 /// Weights of the conditions. 1 is the network's own answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guidance {
@@ -29,12 +34,12 @@ impl Guidance {
     ///
     /// The last one sees the context exactly when the context itself is not weighted.
     pub fn branches(&self, seen: bool) -> Vec<Branch> {
-        let by_context = seen && self.context != 1.0;
+        let by_context = seen && weighs(self.context);
         let mut branches = vec![Branch { labels: true, context: seen }];
         if by_context {
             branches.push(Branch { labels: true, context: false });
         }
-        if self.labels != 1.0 {
+        if weighs(self.labels) {
             branches.push(Branch { labels: false, context: seen && !by_context });
         }
         branches
@@ -50,12 +55,14 @@ impl Guidance {
         let (g, s) = ((self.labels - 1.0) as f32, self.context as f32);
         match (answers.next(), answers.next()) {
             (None, _) => {}
-            (Some(null), None) if self.labels != 1.0 => Zip::from(&mut v).and(&null).for_each(|v, null| *v += g * (*v - null)),
+            (Some(null), None) if weighs(self.labels) => {
+                Zip::from(&mut v).and(&null).for_each(|v, null| *v += g * (*v - null))
+            }
             (Some(text), None) => Zip::from(&mut v).and(&text).for_each(|v, text| *v = text + s * (*v - text)),
-            (Some(text), Some(null)) => Zip::from(&mut v)
-                .and(&text)
-                .and(&null)
-                .for_each(|v, text, null| *v = text + s * (*v - text) + g * (text - null)),
+            (Some(text), Some(null)) => {
+                let sum = |v: &mut f32, text: &f32, null: &f32| *v = text + s * (*v - text) + g * (text - null);
+                Zip::from(&mut v).and(&text).and(&null).for_each(sum);
+            }
         }
         v
     }
@@ -78,7 +85,8 @@ mod tests {
     /// The cases of `denoise` in the reference, with v_context = 5, v_labels = 3 and v0 = 2.
     #[test]
     fn answers_and_their_sum_are_those_of_the_reference() {
-        let (both, text, null, null_seen) = (branch(true, true), branch(true, false), branch(false, false), branch(false, true));
+        let (both, text, null, null_seen) =
+            (branch(true, true), branch(true, false), branch(false, false), branch(false, true));
         for (g, s, seen, branches, answers, expected) in [
             (1.0, 1.0, true, vec![both], vec![5.0], 5.0),
             (1.0, 1.0, false, vec![text], vec![3.0], 3.0),

@@ -55,18 +55,21 @@ pub struct Window {
     pub replace: Replace,
 }
 
+/// A network that answers for one [`Branch`], a sample and a timestep.
+pub type Network<'a, E> = dyn Fn(Branch, &ArrayD<f32>, f64) -> Result<ArrayD<f32>, E> + Sync + 'a;
+
 /// Runs `steps` over the window and returns it clean, `[batch, frames, …]`.
 ///
-/// `network` answers for one [`Branch`], a sample and a timestep. Branches of a step do not depend on each other.
+/// The branches of a step do not depend on each other, and are spread by `control`.
 ///
 /// # Errors
 /// [`SampleError`].
 pub fn denoise<E: Send>(
     steps: &[Step],
-    window: Window,
+    window: &Window,
     guidance: Guidance,
     control: &dyn Control,
-    network: &(dyn Fn(Branch, &ArrayD<f32>, f64) -> Result<ArrayD<f32>, E> + Sync),
+    network: &Network<'_, E>,
 ) -> Result<ArrayD<f32>, SampleError<E>> {
     let branches = guidance.branches(window.seen.contains(&true));
     let mut x = window.noise.clone();
@@ -88,7 +91,8 @@ pub fn denoise<E: Send>(
             let answer = network(branches[k], &x, step.t);
             *answers[k].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(answer);
         });
-        let answers = answers.into_iter().filter_map(|m| m.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let answers =
+            answers.into_iter().filter_map(|m| m.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
         let answers = answers.collect::<Result<Vec<_>, E>>().map_err(SampleError::Network)?;
         apply(step, &mut x, &guidance.combine(answers));
         if !x.iter().all(|v| v.is_finite()) {
@@ -174,6 +178,7 @@ mod tests {
 
     type Answer = Result<ArrayD<f32>, &'static str>;
 
+    #[expect(clippy::unnecessary_wraps, reason = "the type of a network")]
     fn fake(branch: Branch, x: &ArrayD<f32>, t: f64) -> Answer {
         let shift = f32::from(u8::from(branch.labels)) + 0.5 * f32::from(u8::from(branch.context));
         Ok(x.mapv(|v| 0.3 * v + shift * (t as f32 / 1000.0)))
@@ -184,7 +189,7 @@ mod tests {
         for replace in [Replace::Final, Replace::EveryStep, Replace::None] {
             let w = window(&[true, false, false], replace);
             let g = Guidance { labels: 2.0, context: 1.0 };
-            let x = denoise(&table(4), w.clone(), g, &Counting::default(), &fake).unwrap();
+            let x = denoise(&table(4), &w, g, &Counting::default(), &fake).unwrap();
             let same = x.index_axis(Axis(1), 0) == w.known.index_axis(Axis(1), 0);
             assert_eq!(same, replace != Replace::None, "{replace:?}");
             assert!(x.index_axis(Axis(1), 1) != w.known.index_axis(Axis(1), 1));
@@ -200,7 +205,7 @@ mod tests {
             *seen_at_last.lock().unwrap() = Some(x.clone());
             Ok(ArrayD::zeros(x.shape()))
         };
-        denoise(&steps, w.clone(), Guidance::NONE, &Counting::default(), &network).unwrap();
+        denoise(&steps, &w, Guidance::NONE, &Counting::default(), &network).unwrap();
         let x = seen_at_last.into_inner().unwrap().unwrap();
         let a = steps[2].alpha_bar;
         let expected = a.sqrt() as f32 * w.known[[0, 0, 1, 2, 0]] + (1.0 - a).sqrt() as f32 * w.noise[[0, 0, 1, 2, 0]];
@@ -214,17 +219,17 @@ mod tests {
             let bad = calls.fetch_add(1, Ordering::Relaxed) == 2;
             Ok(ArrayD::from_elem(IxDyn(x.shape()), if bad { f32::NAN } else { 0.0 }))
         };
-        let e = denoise(&table(5), window(&[false], Replace::Final), Guidance::NONE, &Counting::default(), &network);
+        let e = denoise(&table(5), &window(&[false], Replace::Final), Guidance::NONE, &Counting::default(), &network);
         assert!(matches!(e, Err(SampleError::NotFinite(3))));
     }
 
     #[test]
     fn the_loop_stops_before_a_step_and_passes_errors_on() {
         let stop = Counting { stop_at: Some(2), ..Counting::default() };
-        let e = denoise(&table(5), window(&[false], Replace::Final), Guidance::NONE, &stop, &fake);
+        let e = denoise(&table(5), &window(&[false], Replace::Final), Guidance::NONE, &stop, &fake);
         assert!(matches!(e, Err(SampleError::Stopped)) && stop.steps.into_inner() == 2);
         let fail = |_: Branch, _: &ArrayD<f32>, _: f64| -> Answer { Err("broken") };
-        let e = denoise(&table(5), window(&[false], Replace::Final), Guidance::NONE, &Counting::default(), &fail);
+        let e = denoise(&table(5), &window(&[false], Replace::Final), Guidance::NONE, &Counting::default(), &fail);
         assert!(matches!(e, Err(SampleError::Network("broken"))));
     }
 }

@@ -116,7 +116,11 @@ mod tests {
                 let clean = s.c_skip * *x + s.c_out * answer;
                 let clipped = s.clip.map_or(0.0, |c| c.gain * (clean.clamp(-c.range, c.range) - clean));
                 *x = s.keep * *x + s.pred * clean + clipped;
-                assert!((*x - expected[k]).abs() <= 2e-5 * expected[k].abs().max(1.0), "{name} step {i}: {x} for {}", expected[k]);
+                assert!(
+                    (*x - expected[k]).abs() <= 2e-5 * expected[k].abs().max(1.0),
+                    "{name} step {i}: {x} for {}",
+                    expected[k]
+                );
             }
         }
     }

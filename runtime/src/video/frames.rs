@@ -62,7 +62,11 @@ impl Pattern {
     fn of(path: &Path) -> Option<Self> {
         let (before, rest) = path.file_name()?.to_str()?.split_once('%')?;
         let digits = rest.strip_suffix("d.png")?;
-        let digits = if digits.is_empty() { 1 } else { digits.strip_prefix('0')?.parse().ok().filter(|n| (1..=9).contains(n))? };
+        let digits = if digits.is_empty() {
+            1
+        } else {
+            digits.strip_prefix('0')?.parse().ok().filter(|n| (1..=9).contains(n))?
+        };
         Some(Self { before: before.to_owned(), digits })
     }
 

@@ -40,7 +40,10 @@ impl Format for Gif {
             return Err(unsuited(format!("at most {MAX_FPS} frames a second"), spec.fps.to_string()));
         }
         let (Ok(width), Ok(height)) = (u16::try_from(spec.width), u16::try_from(spec.height)) else {
-            return Err(unsuited(format!("at most {} pixels a side", u16::MAX), format!("{} x {}", spec.width, spec.height)));
+            return Err(unsuited(
+                format!("at most {} pixels a side", u16::MAX),
+                format!("{} x {}", spec.width, spec.height),
+            ));
         };
         let file = Temporary::create(path, "part")?;
         let encoder = gif::Encoder::new(BufWriter::new(file.handle()?), width, height, &[]);

@@ -201,7 +201,10 @@ mod tests {
             assert_eq!(format(Path::new(name)).map(Format::name).unwrap(), expected, "{name}");
         }
         let e = format(Path::new("a.avi")).err().unwrap().to_string();
-        assert_eq!(e, "a.avi: expected a name that ends in .mp4, .gif, a folder, .png, a folder, or a pattern such as frames/%05d.png");
+        assert_eq!(
+            e,
+            "a.avi: expected a name that ends in .mp4, .gif, a folder, .png, a folder, or a pattern such as frames/%05d.png"
+        );
     }
 
     #[test]
@@ -317,7 +320,8 @@ mod tests {
             let expected = picture(frames);
             let mut wrong = 0.0;
             for (i, p) in expected.pixels.chunks_exact(3).enumerate() {
-                let y = 16.0 + (0.2126 * f64::from(p[0]) + 0.7152 * f64::from(p[1]) + 0.0722 * f64::from(p[2])) * 219.0 / 255.0;
+                let y = 16.0
+                    + (0.2126 * f64::from(p[0]) + 0.7152 * f64::from(p[1]) + 0.0722 * f64::from(p[2])) * 219.0 / 255.0;
                 wrong += (f64::from(luma[i / SIZE.0 * stride + i % SIZE.0]) - y).abs() / (SIZE.0 * SIZE.1) as f64;
             }
             assert!(wrong < 3.0, "frame {frames}: mean difference {wrong}");

@@ -30,7 +30,13 @@ impl Temporary {
     /// Starts a file for `target`. `suffix` tells several files for one target apart.
     pub(super) fn create(target: &Path, suffix: &str) -> Result<Self, VideoError> {
         let path = beside(target, suffix);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(io_error(target))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .map_err(io_error(target))?;
         Ok(Self { target: target.to_path_buf(), path, file })
     }
 

@@ -107,7 +107,7 @@ impl<'a> Builder<'a> {
         if steps <= train {
             return Ok(steps);
         }
-        Err(self.plan.error(&format!("{key}.steps"), format!("at most the {train} training steps"), steps))
+        Err(self.plan.error(&format!("{key}.steps"), format!("at most the {train} training steps"), steps.to_string()))
     }
 
     fn latents(&self, frames: usize) -> Vec<usize> {
@@ -136,7 +136,12 @@ impl<'a> Builder<'a> {
                 part: self.part("keyframes.start", "encoder", &[])?,
                 units: 1,
                 frames: 1,
-                shape: vec![1, 3, latent[1] * self.bundle.cascade.spatial_factor, latent[2] * self.bundle.cascade.spatial_factor],
+                shape: vec![
+                    1,
+                    3,
+                    latent[1] * self.bundle.cascade.spatial_factor,
+                    latent[2] * self.bundle.cascade.spatial_factor,
+                ],
                 steps: 1,
                 evaluations: 1,
                 noise_bytes: 0,
@@ -170,7 +175,16 @@ impl<'a> Builder<'a> {
         let noise_bytes = shape.iter().product::<usize>() * F32;
         let steps = self.steps("keyframes", k.steps)?;
         let evaluations = steps * guidance.branches(start.is_some()).len();
-        self.stages.push(Stage { kind: Kind::Keyframes, part, units: 1, frames: window, shape, steps, evaluations, noise_bytes });
+        self.stages.push(Stage {
+            kind: Kind::Keyframes,
+            part,
+            units: 1,
+            frames: window,
+            shape,
+            steps,
+            evaluations,
+            noise_bytes,
+        });
 
         let Some(p) = predict else { return Ok(labels) };
         for (i, chunk) in p.chunks.iter().enumerate() {
@@ -204,7 +218,11 @@ impl<'a> Builder<'a> {
                 None => -1,
                 Some(class) if *class < known[i].classes => *class as i64,
                 Some(class) => {
-                    return Err(self.plan.error(&key, format!("a class from 0 to {}, or null", known[i].classes - 1), class));
+                    return Err(self.plan.error(
+                        &key,
+                        format!("a class from 0 to {}, or null", known[i].classes - 1),
+                        class.to_string(),
+                    ));
                 }
             };
         }
@@ -220,13 +238,17 @@ impl<'a> Builder<'a> {
         let (below, factor) = (self.last(), interpolation.factor);
         let gaps = self.streams[below].frames - 1;
         if gaps == 0 {
-            return Err(self.plan.error("keyframes.frames", "at least 2 when frames are interpolated", 1));
+            return Err(self.plan.error("keyframes.frames", "at least 2 when frames are interpolated", "1"));
         }
         let frames = factor * gaps + 1;
         let stream = self.stream(frames, self.latent);
         for g in 0..gaps {
             let first = factor * g + usize::from(g > 0);
-            self.unit(g, vec![Span { stream: below, frames: g..g + 2 }], Span { stream, frames: first..factor * (g + 1) + 1 });
+            self.unit(
+                g,
+                vec![Span { stream: below, frames: g..g + 2 }],
+                Span { stream, frames: first..factor * (g + 1) + 1 },
+            );
         }
         let guidance = Guidance { labels: settings.guidance, context: settings.context_guidance };
         let steps = self.steps(kind.name(), settings.steps)?;
@@ -258,7 +280,16 @@ impl<'a> Builder<'a> {
         } else {
             ([&[frames.min(d.window)], &self.latent[..]].concat(), units)
         };
-        self.stages.push(Stage { kind: Kind::Decode, part, units, frames, shape, steps: 1, evaluations, noise_bytes: 0 });
+        self.stages.push(Stage {
+            kind: Kind::Decode,
+            part,
+            units,
+            frames,
+            shape,
+            steps: 1,
+            evaluations,
+            noise_bytes: 0,
+        });
         Ok(windows)
     }
 
@@ -271,7 +302,7 @@ impl<'a> Builder<'a> {
         };
         if u.noise_level >= upsampler.noise_levels {
             let expected = format!("a whole number from 0 to {}", upsampler.noise_levels - 1);
-            return Err(plan.error("upsample.noise_level", expected, u.noise_level));
+            return Err(plan.error("upsample.noise_level", expected, u.noise_level.to_string()));
         }
         let below = self.last();
         let [channels, height, width] = self.streams[below].shape;
@@ -303,6 +334,15 @@ impl<'a> Builder<'a> {
         }
         let shape = vec![1, channels, height, width];
         let units = windows.count();
-        self.stages.push(Stage { kind: Kind::Video, part: None, units, frames, shape, steps: 1, evaluations: 0, noise_bytes: 0 });
+        self.stages.push(Stage {
+            kind: Kind::Video,
+            part: None,
+            units,
+            frames,
+            shape,
+            steps: 1,
+            evaluations: 0,
+            noise_bytes: 0,
+        });
     }
 }

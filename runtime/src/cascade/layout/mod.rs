@@ -180,7 +180,9 @@ impl Layout {
     /// Units that write any frame of `span`. Units write their stream in order.
     fn writers(&self, span: &Span) -> impl Iterator<Item = usize> {
         let writes = |u: &Unit| u.writes.as_ref().map(|w| (w.stream, w.frames.clone()));
-        let first = self.units.partition_point(|u| writes(u).is_some_and(|(s, f)| (s, f.end) <= (span.stream, span.frames.start)));
+        let first = self
+            .units
+            .partition_point(|u| writes(u).is_some_and(|(s, f)| (s, f.end) <= (span.stream, span.frames.start)));
         let overlaps = |u: &Unit| writes(u).is_some_and(|(s, f)| s == span.stream && f.start < span.frames.end);
         let count = self.units[first..].iter().take_while(|u| overlaps(u)).count();
         first..first + count
@@ -223,7 +225,8 @@ mod tests {
             let spans = |span: Option<&Span>| span.filter(|span| span.stream == s).map(|span| span.frames.clone());
             let written: Vec<usize> = layout.units.iter().filter_map(|u| spans(u.writes.as_ref())).flatten().collect();
             assert_eq!(written, (0..stream.frames).collect::<Vec<_>>());
-            let mut read: Vec<usize> = layout.units.iter().flat_map(|u| u.reads.iter().filter_map(|r| spans(Some(r))).flatten()).collect();
+            let mut read: Vec<usize> =
+                layout.units.iter().flat_map(|u| u.reads.iter().filter_map(|r| spans(Some(r))).flatten()).collect();
             read.sort_unstable();
             read.dedup();
             assert_eq!(read, written, "stream {s}");
@@ -236,9 +239,14 @@ mod tests {
         for (u, unit) in layout.units.iter().enumerate() {
             let found = layout.dependencies(u);
             assert!(found.iter().all(|&d| d < u), "units come after those they depend on");
-            let reads = |w: &Span| unit.reads.iter().any(|r| r.stream == w.stream && r.frames.start < w.frames.end && w.frames.start < r.frames.end);
-            let expected: Vec<usize> =
-                (0..layout.units.len()).filter(|&d| unit.after == Some(d) || layout.units[d].writes.as_ref().is_some_and(reads)).collect();
+            let reads = |w: &Span| {
+                unit.reads
+                    .iter()
+                    .any(|r| r.stream == w.stream && r.frames.start < w.frames.end && w.frames.start < r.frames.end)
+            };
+            let expected: Vec<usize> = (0..layout.units.len())
+                .filter(|&d| unit.after == Some(d) || layout.units[d].writes.as_ref().is_some_and(reads))
+                .collect();
             assert_eq!(found, expected, "unit {u}");
         }
     }
@@ -299,7 +307,12 @@ mod tests {
         let e = message(&|d, _| d["size"] = json!([5, 6]));
         assert_eq!(e, "test.json: size: expected [height, width], both multiples of 2, found [5, 6]");
         let e = message(&|_, b| drop(b.parts.remove("interpolate")));
-        assert!(e.starts_with("test.json: interpolate-1: expected a bundle with the part `interpolate`, found one with conditions"), "{e}");
+        assert!(
+            e.starts_with(
+                "test.json: interpolate-1: expected a bundle with the part `interpolate`, found one with conditions"
+            ),
+            "{e}"
+        );
         let e = message(&|d, _| d["stages"][6]["noise_level"] = json!(100));
         assert_eq!(e, "test.json: upsample.noise_level: expected a whole number from 0 to 99, found 100");
         let e = message(&|_, b| b.cascade.scheduler.num_train_timesteps = 2);

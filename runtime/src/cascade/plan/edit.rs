@@ -41,7 +41,8 @@ pub(super) fn set(document: &mut Value, key: &str, new: &Value) -> Result<(), St
 
 fn stage_names(plan: &Map<String, Value>) -> Vec<String> {
     let list = plan.get("stages").and_then(Value::as_array);
-    let mut names: Vec<String> = list.into_iter().flatten().filter_map(|s| s["op"].as_str().map(str::to_owned)).collect();
+    let mut names: Vec<String> =
+        list.into_iter().flatten().filter_map(|s| s["op"].as_str().map(str::to_owned)).collect();
     names.dedup();
     names
 }
@@ -112,7 +113,10 @@ mod tests {
     #[test]
     fn places_that_do_not_exist_are_refused() {
         for (key, expected) in [
-            ("upsample.steps", "the plan has no stage \"upsample\" (it has conditions, keyframes, predict, interpolate, decode)"),
+            (
+                "upsample.steps",
+                "the plan has no stage \"upsample\" (it has conditions, keyframes, predict, interpolate, decode)",
+            ),
             ("interpolate-3.steps", "the plan has no interpolate-3"),
             ("keyframes", "name a setting of it, such as keyframes.steps"),
             ("stages", "name a stage"),

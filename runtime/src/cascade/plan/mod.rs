@@ -301,12 +301,12 @@ impl Plan {
     }
 
     /// An error about one value, named as `--set` names it.
-    pub fn error(&self, key: &str, expected: impl ToString, found: impl ToString) -> PlanError {
+    pub fn error(&self, key: &str, expected: impl Into<String>, found: impl Into<String>) -> PlanError {
         PlanError::Value {
             file: self.file.clone(),
             key: key.to_owned(),
-            expected: expected.to_string(),
-            found: found.to_string(),
+            expected: expected.into(),
+            found: found.into(),
         }
     }
 }

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::read::Object;
 use super::{
-    Chunk, Conditions, ContextReplace, Decode, Interpolate, Keyframes, Labels, MAX_PASSES, Plan, PlanError, Predict, Start,
-    Upsample, VERSION, Video,
+    Chunk, Conditions, ContextReplace, Decode, Interpolate, Keyframes, Labels, MAX_PASSES, Plan, PlanError, Predict,
+    Start, Upsample, VERSION, Video,
 };
 
 /// Stages in the only order they may come in, and how often each may come.
@@ -31,7 +31,7 @@ pub(super) fn plan(document: &Value, file: &str, base: &Path) -> Result<Plan, Pl
     let mut o = Object::new(file, "", document)?;
     let version = o.value("version");
     if version.and_then(Value::as_u64) != Some(VERSION) {
-        return Err(o.error("version", VERSION, version));
+        return Err(o.error("version", VERSION.to_string(), version));
     }
     o.word("noise", &[("torch", ())], ())?;
     let mut plan = Plan {
@@ -54,7 +54,11 @@ pub(super) fn plan(document: &Value, file: &str, base: &Path) -> Result<Plan, Pl
     let found = stages(&mut plan, file, list)?;
     for needed in ["keyframes", "decode"] {
         if !found.contains(&needed) {
-            return Err(o.error("stages", format!("a stage with \"op\": \"{needed}\""), Some(&found.join(", ").into())));
+            return Err(o.error(
+                "stages",
+                format!("a stage with \"op\": \"{needed}\""),
+                Some(&found.join(", ").into()),
+            ));
         }
     }
     o.finish()?;
@@ -164,6 +168,9 @@ fn start(o: &mut Object) -> Result<Start, PlanError> {
     }
 }
 
+const REPLACE: &[(&str, ContextReplace)] =
+    &[("final", ContextReplace::Final), ("every_step", ContextReplace::EveryStep), ("none", ContextReplace::None)];
+
 fn predict(o: &mut Object, window: usize) -> Result<Predict, PlanError> {
     let d = Predict::default();
     let value = o.value("chunks");
@@ -181,11 +188,6 @@ fn predict(o: &mut Object, window: usize) -> Result<Predict, PlanError> {
         let expected = format!("less than keyframes.frames ({window}), so that a chunk adds frames");
         return Err(o.error("context", expected, Some(&context.into())));
     }
-    const REPLACE: &[(&str, ContextReplace)] = &[
-        ("final", ContextReplace::Final),
-        ("every_step", ContextReplace::EveryStep),
-        ("none", ContextReplace::None),
-    ];
     Ok(Predict {
         chunks,
         context,
@@ -264,7 +266,10 @@ mod tests {
     #[test]
     fn a_short_plan_takes_the_defaults_of_the_reference() {
         let plan = read(&small()).unwrap();
-        assert_eq!(plan.keyframes, Keyframes { frames: 8, start: Start::Window, steps: 20, guidance: 2.0, context_guidance: 1.0 });
+        assert_eq!(
+            plan.keyframes,
+            Keyframes { frames: 8, start: Start::Window, steps: 20, guidance: 2.0, context_guidance: 1.0 }
+        );
         assert_eq!((plan.decode.window, plan.decode.halo), (8, 2));
         assert_eq!(Interpolate::default(), Interpolate { steps: 10, guidance: 1.0, context_guidance: 1.0 });
         assert_eq!(Upsample::default(), Upsample { steps: 4, noise_level: 20, window: 8, overlap: 0 });
@@ -290,8 +295,14 @@ mod tests {
     fn unknown_keys_are_refused_with_their_path() {
         let mut document = small();
         document["sed"] = json!(3);
-        assert_eq!(message(&document), "drive.json: sed: unknown key (known here: version, noise, checkpoint, bundle, seed, size, stages)");
-        assert!(message(&json!({"version": 1, "stages": [{"op": "keyframes", "step": 4}]})).contains("keyframes.step: unknown key"));
+        assert_eq!(
+            message(&document),
+            "drive.json: sed: unknown key (known here: version, noise, checkpoint, bundle, seed, size, stages)"
+        );
+        assert!(
+            message(&json!({"version": 1, "stages": [{"op": "keyframes", "step": 4}]}))
+                .contains("keyframes.step: unknown key")
+        );
         let chunk = with_stage(json!({"op": "predict", "chunks": [{}, {"label": {}}]}));
         assert_eq!(message(&chunk), "drive.json: predict.chunks[1].label: unknown key (known here: labels)");
     }
@@ -299,11 +310,23 @@ mod tests {
     #[test]
     fn values_out_of_range_name_key_range_and_finding() {
         for (stage, expected) in [
-            (json!({"op": "interpolate", "steps": 0}), "interpolate-1.steps: expected a whole number from 1 to 1000, found 0"),
-            (json!({"op": "interpolate", "guidance": "x"}), "interpolate-1.guidance: expected a number from 0 to 100, found \"x\""),
+            (
+                json!({"op": "interpolate", "steps": 0}),
+                "interpolate-1.steps: expected a whole number from 1 to 1000, found 0",
+            ),
+            (
+                json!({"op": "interpolate", "guidance": "x"}),
+                "interpolate-1.guidance: expected a number from 0 to 100, found \"x\"",
+            ),
             (json!({"op": "predict"}), "predict.chunks: expected a list of 1 to 100000 chunks"),
-            (json!({"op": "predict", "chunks": [{}], "context": 8}), "predict.context: expected less than keyframes.frames (8)"),
-            (json!({"op": "predict", "chunks": [{"labels": {"night": -2}}]}), "predict.chunks[0].labels.night: expected a class from 0"),
+            (
+                json!({"op": "predict", "chunks": [{}], "context": 8}),
+                "predict.context: expected less than keyframes.frames (8)",
+            ),
+            (
+                json!({"op": "predict", "chunks": [{"labels": {"night": -2}}]}),
+                "predict.chunks[0].labels.night: expected a class from 0",
+            ),
             (json!({"op": "predict", "chunks": [{}], "context_replace": "never"}), "found \"never\""),
             (json!({"op": "keyframes"}), "stages[1].op: expected at most 1 of keyframes"),
             (json!({"op": "conditions", "labels": [1]}), "conditions.labels: expected an object, found [1]"),
@@ -317,7 +340,10 @@ mod tests {
 
     #[test]
     fn missing_and_misplaced_stages_are_refused() {
-        assert!(message(&json!({"version": 1, "stages": [{"op": "decode"}]})).contains("stages: expected a stage with \"op\": \"keyframes\""));
+        assert!(
+            message(&json!({"version": 1, "stages": [{"op": "decode"}]}))
+                .contains("stages: expected a stage with \"op\": \"keyframes\"")
+        );
         let e = message(&json!({"version": 1, "stages": [{"op": "decode"}, {"op": "keyframes"}]}));
         assert!(e.contains("stages[1].op: expected the order conditions, keyframes, predict"), "{e}");
         assert!(message(&json!({"stages": []})).contains("version: expected 1, found nothing"));
@@ -333,7 +359,17 @@ mod tests {
 
     #[test]
     fn hostile_documents_are_errors() {
-        for text in ["", "{", "null", "[]", "3", "\"x\"", &"[".repeat(5000), "{\"version\":1e999}", "{\"version\":1,\"stages\":[null]}"] {
+        for text in [
+            "",
+            "{",
+            "null",
+            "[]",
+            "3",
+            "\"x\"",
+            &"[".repeat(5000),
+            "{\"version\":1e999}",
+            "{\"version\":1,\"stages\":[null]}",
+        ] {
             let plan = PlanFile::parse(text.as_bytes(), "p.json", PathBuf::new()).and_then(|f| f.plan());
             assert!(plan.is_err(), "{text}");
         }

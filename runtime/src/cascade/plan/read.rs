@@ -38,8 +38,8 @@ impl PlanFile {
     /// # Errors
     /// [`PlanError::Json`].
     pub fn parse(text: &[u8], file: &str, base: PathBuf) -> Result<Self, PlanError> {
-        let Strict(document) = serde_json::from_slice(text)
-            .map_err(|source| PlanError::Json { file: file.to_owned(), source })?;
+        let Strict(document) =
+            serde_json::from_slice(text).map_err(|source| PlanError::Json { file: file.to_owned(), source })?;
         Ok(Self { file: file.to_owned(), base, document })
     }
 
@@ -51,8 +51,11 @@ impl PlanFile {
     /// [`PlanError::Set`] when there is no such place.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), PlanError> {
         let new = serde_json::from_str::<Strict>(value).map_or_else(|_| Value::String(value.to_owned()), |v| v.0);
-        edit::set(&mut self.document, key, &new)
-            .map_err(|why| PlanError::Set { file: self.file.clone(), key: key.to_owned(), why })
+        edit::set(&mut self.document, key, &new).map_err(|why| PlanError::Set {
+            file: self.file.clone(),
+            key: key.to_owned(),
+            why,
+        })
     }
 
     /// The document as it stands, with all changes.
@@ -177,31 +180,47 @@ impl<'a> Object<'a> {
         self.map.get(key)
     }
 
-    pub(super) fn error(&self, key: &str, expected: impl ToString, found: Option<&Value>) -> PlanError {
+    pub(super) fn error(&self, key: &str, expected: impl Into<String>, found: Option<&Value>) -> PlanError {
         PlanError::Value {
             file: self.file.to_owned(),
             key: self.path(key),
-            expected: expected.to_string(),
+            expected: expected.into(),
             found: found.map_or_else(|| "nothing".to_owned(), brief),
         }
     }
 
-    pub(super) fn whole(&mut self, key: &'static str, range: RangeInclusive<u64>, default: u64) -> Result<u64, PlanError> {
+    pub(super) fn whole(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        default: u64,
+    ) -> Result<u64, PlanError> {
         let Some(value) = self.value(key) else { return Ok(default) };
         value.as_u64().filter(|v| range.contains(v)).ok_or_else(|| {
             self.error(key, format!("a whole number from {} to {}", range.start(), range.end()), Some(value))
         })
     }
 
-    pub(super) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>, default: usize) -> Result<usize, PlanError> {
+    pub(super) fn size(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        default: usize,
+    ) -> Result<usize, PlanError> {
         self.whole(key, range, default as u64).map(|v| v as usize)
     }
 
-    pub(super) fn number(&mut self, key: &'static str, range: RangeInclusive<f64>, default: f64) -> Result<f64, PlanError> {
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+        default: f64,
+    ) -> Result<f64, PlanError> {
         let Some(value) = self.value(key) else { return Ok(default) };
-        value.as_f64().filter(|v| range.contains(v)).ok_or_else(|| {
-            self.error(key, format!("a number from {} to {}", range.start(), range.end()), Some(value))
-        })
+        value
+            .as_f64()
+            .filter(|v| range.contains(v))
+            .ok_or_else(|| self.error(key, format!("a number from {} to {}", range.start(), range.end()), Some(value)))
     }
 
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> Result<bool, PlanError> {

@@ -24,7 +24,9 @@ impl Template {
         let cascade = &bundle.cascade;
         let frames = Keyframes { frames: cascade.window, ..Keyframes::default() };
         let chunk = |i: usize| match &self.change {
-            Some((label, class)) if i == self.chunks / 2 => Chunk { labels: Labels::from([(label.clone(), Some(*class))]) },
+            Some((label, class)) if i == self.chunks / 2 => {
+                Chunk { labels: Labels::from([(label.clone(), Some(*class))]) }
+            }
             _ => Chunk::default(),
         };
         let context = Predict::default().context.min(cascade.window.saturating_sub(1)).max(1);

@@ -87,9 +87,10 @@ impl Work for Stages<'_> {
         if matches!(place.kind, Kind::Picture | Kind::Decode) {
             control.stepped();
         }
-        match frames.iter().all(|frame| frame.iter().all(|x| x.is_finite())) {
-            true => Ok(frames),
-            false => Err(CascadeError::NotFinite { place, step: 0 }),
+        if frames.iter().all(|frame| frame.iter().all(|x| x.is_finite())) {
+            Ok(frames)
+        } else {
+            Err(CascadeError::NotFinite { place, step: 0 })
         }
     }
 }

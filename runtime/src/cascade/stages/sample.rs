@@ -30,7 +30,12 @@ impl Stages<'_> {
     }
 
     /// One frame by the image model.
-    pub(super) fn image(&self, place: Place, steps: &[Step], control: &dyn Control) -> Result<Vec<Frame>, CascadeError> {
+    pub(super) fn image(
+        &self,
+        place: Place,
+        steps: &[Step],
+        control: &dyn Control,
+    ) -> Result<Vec<Frame>, CascadeError> {
         let k = &self.plan.keyframes;
         let shape = [&[1], &self.latent()[..]].concat();
         let noise = segment(self.plan.seed, Source::Image, 0, &shape);
@@ -42,7 +47,7 @@ impl Stages<'_> {
             let inputs = [("sample", &sample), ("timestep", &t), ("encoder_hidden_states", tokens)];
             self.sessions.call(place, "image", &inputs, Some(x.shape()))
         };
-        let x = denoise(steps, window, guidance, control, &call).map_err(|e| sample_error(place, e))?;
+        let x = denoise(steps, &window, guidance, control, &call).map_err(|e| sample_error(place, e))?;
         Ok(split(x, 0..1))
     }
 
@@ -140,7 +145,13 @@ impl Stages<'_> {
     }
 
     /// Denoises one window of latents, `[1, frames, channels, height, width]`.
-    fn sample(&self, place: Place, job: &Job, steps: &[Step], control: &dyn Control) -> Result<ArrayD<f32>, CascadeError> {
+    fn sample(
+        &self,
+        place: Place,
+        job: &Job,
+        steps: &[Step],
+        control: &dyn Control,
+    ) -> Result<ArrayD<f32>, CascadeError> {
         let shape = [&[1, job.frames.len()], &self.latent()[..]].concat();
         let blank = Frame::new(ndarray::Array3::zeros(self.latent()));
         let known: Vec<Frame> = job.frames.iter().map(|f| f.clone().unwrap_or_else(|| blank.clone())).collect();
@@ -167,6 +178,6 @@ impl Stages<'_> {
         };
         let noise = segment(self.plan.seed, job.source, place.unit as u64, &shape);
         let window = Window { noise, known, seen, replace: job.replace };
-        denoise(steps, window, job.guidance, control, &call).map_err(|e| sample_error(place, e))
+        denoise(steps, &window, job.guidance, control, &call).map_err(|e| sample_error(place, e))
     }
 }

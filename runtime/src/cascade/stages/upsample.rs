@@ -24,10 +24,7 @@ impl Stages<'_> {
         inputs: &[Vec<Frame>],
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
-        let (read, settings) = match (unit.reads.first(), &self.plan.upsample) {
-            (Some(read), Some(settings)) => (read, settings),
-            _ => return Ok(vec![]),
-        };
+        let (Some(read), Some(settings)) = (unit.reads.first(), &self.plan.upsample) else { return Ok(vec![]) };
         let factor = self.bundle.cascade.upsampler.as_ref().map_or(1, |u| u.factor);
         let [channels, height, width] = self.layout.streams[read.stream].shape;
         let folded = [channels * factor * factor, height, width];
@@ -45,7 +42,7 @@ impl Stages<'_> {
             self.sessions.call(place, "upsampler", &inputs, Some(x.shape()))
         };
         let window = Window { known: ArrayD::zeros(vec![0]), noise, seen: vec![], replace: Replace::None };
-        let x = denoise(steps, window, Guidance::NONE, control, &call).map_err(|e| sample_error(place, e))?;
+        let x = denoise(steps, &window, Guidance::NONE, control, &call).map_err(|e| sample_error(place, e))?;
         Ok(split(x, 0..read.frames.len()).iter().map(|frame| Frame::new(unfold(frame, factor))).collect())
     }
 

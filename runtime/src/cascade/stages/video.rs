@@ -20,10 +20,10 @@ impl Stages<'_> {
                 return Err(CascadeError::Cancelled);
             }
             let image = match fading.get(i) {
-                None => RgbImage::from_frame(frame.view()),
+                None => RgbImage::from_frame(&frame.view()),
                 Some(old) => {
                     let new = (i + 1) as f32 / (fading.len() + 1) as f32;
-                    RgbImage::from_frame((old.as_ref() * (1.0 - new) + frame.as_ref() * new).view())
+                    RgbImage::from_frame(&(old.as_ref() * (1.0 - new) + frame.as_ref() * new).view())
                 }
             };
             sink.push(&image)?;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use vldm_graphs::bundle::{
-    Cascade, FORMAT, Interpolation, Label, Manifest, Part, Port, PortDim, PortType, PredictionType, Scheduler, TimestepSpacing,
-    Upsampler,
+    Cascade, FORMAT, Interpolation, Label, Manifest, Part, Port, PortDim, PortType, PredictionType, Scheduler,
+    TimestepSpacing, Upsampler,
 };
 
 use super::plan::{Plan, PlanFile};
@@ -26,7 +26,8 @@ pub(crate) fn bundle() -> Manifest {
     let f32 = |name| port(name, PortType::F32, &["batch"]);
     let i64 = |name| port(name, PortType::I64, &["batch"]);
     let unet = || vec![f32("sample"), f32("timestep"), f32("encoder_hidden_states")];
-    let video = || [unet(), vec![f32("temporal_encoder_hidden_states"), f32("context_latents"), f32("context_mask")]].concat();
+    let video =
+        || [unet(), vec![f32("temporal_encoder_hidden_states"), f32("context_latents"), f32("context_mask")]].concat();
     let parts = [
         ("conditions", vec![i64("labels")]),
         ("image", unet()),

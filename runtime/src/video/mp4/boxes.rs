@@ -58,9 +58,9 @@ impl Body {
     }
 
     /// The box of these contents.
-    fn named(self, name: &[u8; 4]) -> Vec<u8> {
+    fn named(self, name: [u8; 4]) -> Vec<u8> {
         let length = (self.0.len() as u32 + 8).to_be_bytes();
-        [&length[..], name, &self.0].concat()
+        [&length[..], &name, &self.0].concat()
     }
 }
 
@@ -73,7 +73,7 @@ fn full(flags: u32) -> Body {
     body().u32(flags)
 }
 
-fn container(name: &[u8; 4], inner: &[Vec<u8>]) -> Vec<u8> {
+fn container(name: [u8; 4], inner: &[Vec<u8>]) -> Vec<u8> {
     body().bytes(&inner.concat()).named(name)
 }
 
@@ -85,7 +85,7 @@ impl Track {
     /// Everything before the samples, which follow one after the other.
     pub(super) fn header(&self) -> Vec<u8> {
         let payload: u64 = self.samples.iter().map(|s| u64::from(s.bytes)).sum();
-        let brands = body().bytes(b"isom").u32(0x200).bytes(b"isomiso2avc1mp41").named(b"ftyp");
+        let brands = body().bytes(b"isom").u32(0x200).bytes(b"isomiso2avc1mp41").named(*b"ftyp");
         let media = [&1u32.to_be_bytes()[..], b"mdat", &(payload + 16).to_be_bytes()].concat();
         // The index holds the place of the first sample, and has the same size whatever that place is.
         let size = self.index(0).len();
@@ -105,23 +105,23 @@ impl Track {
         let seconds = f64::from(self.ticks()) / f64::from(self.timescale());
         let duration = (seconds * f64::from(MOVIE_SCALE)).round() as u32;
         let header = full(0).u32s([0, 0, MOVIE_SCALE, duration, 0x1_0000]).u16(0x100).u16(0).u32s([0, 0]).u32s(UNITY);
-        let header = header.u32s([0; 6]).u32(2).named(b"mvhd");
+        let header = header.u32s([0; 6]).u32(2).named(*b"mvhd");
         let (width, height) = (self.spec.width as u32, self.spec.height as u32);
         // Flags: the track is enabled, and part of the film.
         let track = full(3).u32s([0, 0, 1, 0, duration, 0, 0]).u16(0).u16(0).u16(0).u16(0).u32s(UNITY);
-        let track = track.u32s([width << 16, height << 16]).named(b"tkhd");
-        container(b"moov", &[header, container(b"trak", &[track, self.media(first_sample)])])
+        let track = track.u32s([width << 16, height << 16]).named(*b"tkhd");
+        container(*b"moov", &[header, container(*b"trak", &[track, self.media(first_sample)])])
     }
 
     fn media(&self, first_sample: u64) -> Vec<u8> {
         // Language: undetermined.
-        let header = full(0).u32s([0, 0, self.timescale(), self.ticks()]).u16(0x55c4).u16(0).named(b"mdhd");
-        let handler = full(0).u32(0).bytes(b"vide").u32s([0, 0, 0]).bytes(b"VideoHandler\0").named(b"hdlr");
-        let video = full(1).u32s([0, 0]).named(b"vmhd");
-        let here = full(1).named(b"url ");
-        let data = container(b"dinf", &[full(0).u32(1).bytes(&here).named(b"dref")]);
-        let info = container(b"minf", &[video, data, self.table(first_sample)]);
-        container(b"mdia", &[header, handler, info])
+        let header = full(0).u32s([0, 0, self.timescale(), self.ticks()]).u16(0x55c4).u16(0).named(*b"mdhd");
+        let handler = full(0).u32(0).bytes(b"vide").u32s([0, 0, 0]).bytes(b"VideoHandler\0").named(*b"hdlr");
+        let video = full(1).u32s([0, 0]).named(*b"vmhd");
+        let here = full(1).named(*b"url ");
+        let data = container(*b"dinf", &[full(0).u32(1).bytes(&here).named(*b"dref")]);
+        let info = container(*b"minf", &[video, data, self.table(first_sample)]);
+        container(*b"mdia", &[header, handler, info])
     }
 
     /// Where each sample is and when it is shown. All samples form one chunk.
@@ -129,14 +129,14 @@ impl Track {
         let count = self.samples.len() as u32;
         let keys: Vec<u32> = (1..).zip(&self.samples).filter(|(_, s)| s.key).map(|(i, _)| i).collect();
         container(
-            b"stbl",
+            *b"stbl",
             &[
-                full(0).u32(1).bytes(&self.entry()).named(b"stsd"),
-                full(0).u32s([1, count, FRAME_TICKS]).named(b"stts"),
-                full(0).u32(keys.len() as u32).u32s(keys).named(b"stss"),
-                full(0).u32s([1, 1, count, 1]).named(b"stsc"),
-                full(0).u32s([0, count]).u32s(self.samples.iter().map(|s| s.bytes)).named(b"stsz"),
-                full(0).u32(1).bytes(&first_sample.to_be_bytes()).named(b"co64"),
+                full(0).u32(1).bytes(&self.entry()).named(*b"stsd"),
+                full(0).u32s([1, count, FRAME_TICKS]).named(*b"stts"),
+                full(0).u32(keys.len() as u32).u32s(keys).named(*b"stss"),
+                full(0).u32s([1, 1, count, 1]).named(*b"stsc"),
+                full(0).u32s([0, count]).u32s(self.samples.iter().map(|s| s.bytes)).named(*b"stsz"),
+                full(0).u32(1).bytes(&first_sample.to_be_bytes()).named(*b"co64"),
             ],
         )
     }
@@ -146,11 +146,11 @@ impl Track {
         let profile = self.sps.get(1..4).unwrap_or(&[0, 0, 0]);
         // NAL units are preceded by their length in 4 bytes; one sequence and one picture parameter set.
         let config = body().u8(1).bytes(profile).u8(0xff).u8(0xe1).u16(self.sps.len() as u16).bytes(&self.sps);
-        let config = config.u8(1).u16(self.pps.len() as u16).bytes(&self.pps).named(b"avcC");
-        let colour = body().bytes(b"nclx").u16(BT709).u16(BT709).u16(BT709).u8(0).named(b"colr");
+        let config = config.u8(1).u16(self.pps.len() as u16).bytes(&self.pps).named(*b"avcC");
+        let colour = body().bytes(b"nclx").u16(BT709).u16(BT709).u16(BT709).u8(0).named(*b"colr");
         let entry = body().bytes(&[0; 6]).u16(1).bytes(&[0; 16]).u16(width).u16(height);
         // 72 pixels an inch, one frame a sample, no name, 24 bits, no colour table.
         let entry = entry.u32s([0x48_0000, 0x48_0000, 0]).u16(1).bytes(&[0; 32]).u16(24).u16(0xffff);
-        entry.bytes(&config).bytes(&colour).named(b"avc1")
+        entry.bytes(&config).bytes(&colour).named(*b"avc1")
     }
 }

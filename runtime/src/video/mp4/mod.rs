@@ -63,7 +63,9 @@ impl Format for Mp4 {
             .qp(QpRange::new(quantiser, quantiser))
             .skip_frames(true)
             .max_frame_rate(FrameRate::from_hz(spec.fps as f32))
-            .intra_frame_period(IntraFramePeriod::from_num_frames((spec.fps * SECONDS_BETWEEN_KEYS).ceil().max(1.0) as u32))
+            .intra_frame_period(IntraFramePeriod::from_num_frames(
+                (spec.fps * SECONDS_BETWEEN_KEYS).ceil().max(1.0) as u32
+            ))
             .scene_change_detect(false)
             .num_threads(1)
             .vui(VuiConfig::bt709());
@@ -72,7 +74,14 @@ impl Format for Mp4 {
         let payload = Temporary::create(path, "h264.part")?;
         let writer = BufWriter::new(payload.handle()?);
         let track = Track::new(*spec);
-        Ok(Box::new(Sink { path: path.to_path_buf(), encoder, payload, writer, yuv: Yuv::new(spec.width, spec.height), track }))
+        Ok(Box::new(Sink {
+            path: path.to_path_buf(),
+            encoder,
+            payload,
+            writer,
+            yuv: Yuv::new(spec.width, spec.height),
+            track,
+        }))
     }
 }
 
