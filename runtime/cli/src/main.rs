@@ -20,7 +20,9 @@ mod setup;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::interrupt::Interrupted;
 use crate::output::Output;
@@ -80,11 +82,13 @@ fn main() -> ExitCode {
 }
 
 fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "warn,vldm=info,vldm_graphs=info,vldm_exporter=info,vldm_runtime=info",
-        _ => "warn,vldm=debug,vldm_graphs=debug,vldm_exporter=debug,vldm_runtime=debug",
+    let ours = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let targets = Targets::new().with_default(LevelFilter::WARN).with_target("vldm", ours);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
+    tracing_subscriber::registry().with(lines).with(targets).init();
 }
