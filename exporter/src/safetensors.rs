@@ -325,6 +325,20 @@ mod tests {
     }
 
     #[test]
+    fn the_official_reader_sees_the_same_tensors_in_the_same_places() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/unet/diffusion_pytorch_model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let official = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let ours = Safetensors::open(&path, "w").unwrap();
+        assert_eq!(ours.names().len(), official.len());
+        for (name, view) in official.tensors() {
+            let (ty, at) = (ours.ty(&name).unwrap(), ours.location(&name).unwrap());
+            assert_eq!(ty.shape, view.shape(), "{name}");
+            assert!(bytes[at.offset as usize..(at.offset + at.length) as usize] == *view.data(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_lying_entry_is_named_with_expectation_and_finding() {
         let entry = |body: &str| file(&format!("{{\"x\":{{{body}}}}}"), 8);
         for (body, wanted) in [
