@@ -56,7 +56,7 @@ impl Guidance {
         match (answers.next(), answers.next()) {
             (None, _) => {}
             (Some(null), None) if weighs(self.labels) => {
-                Zip::from(&mut v).and(&null).for_each(|v, null| *v += g * (*v - null))
+                Zip::from(&mut v).and(&null).for_each(|v, null| *v += g * (*v - null));
             }
             (Some(text), None) => Zip::from(&mut v).and(&text).for_each(|v, text| *v = text + s * (*v - text)),
             (Some(text), Some(null)) => {
