@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
-use vldm_graphs::bundle::Cascade;
 use vldm_graphs::bundle::files::read_bounded;
+use vldm_graphs::bundle::{Cascade, parse_strict};
 use vldm_graphs::families::{Configs, FAMILIES, Model, detect};
 
 use crate::error::ExportError;
@@ -97,7 +97,7 @@ pub(crate) fn entries(path: &Path) -> Result<Vec<String>, ExportError> {
 /// A JSON file of bounded size.
 pub(crate) fn json(path: &Path) -> Result<Json, ExportError> {
     let bytes = read_bounded(path, MAX_JSON).map_err(|source| ExportError::Io { path: path.to_path_buf(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| ExportError::Json { path: path.to_path_buf(), source })
+    parse_strict(&bytes).map_err(|source| ExportError::Json { path: path.to_path_buf(), source })
 }
 
 /// JSON short enough for a message.

@@ -212,6 +212,7 @@ fn files_that_are_not_json() {
     for (bytes, wanted) in [
         (b"{\"a\": ".to_vec(), "expected JSON: EOF"),
         (vec![0xff, 0xfe, b'{', b'}'], "expected JSON"),
+        (b"{\"in_channels\": 4,\n\"in_channels\": 8}".to_vec(), "key \"in_channels\" is given twice at line 2"),
         ("[".repeat(1 << 20).into_bytes(), "recursion limit exceeded"),
     ] {
         assert_has(&with_bytes("unet/config.json", |_| bytes), &["unet/config.json: ", wanted]);

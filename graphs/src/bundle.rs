@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub mod files;
+mod json;
 mod scheduler;
 mod validate;
 
+pub use json::parse_strict;
 pub use scheduler::{BetaSchedule, PredictionType, Scheduler, SchedulerError, TimestepSpacing};
 
 /// Name of the manifest inside the bundle folder.
@@ -248,6 +250,7 @@ impl Manifest {
     /// [`BundleError::Json`], [`BundleError::Value`] or [`BundleError::Scheduler`].
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, BundleError> {
         let json = |source| BundleError::Json { path: path.to_path_buf(), source };
+        parse_strict(bytes).map_err(json)?;
         let manifest: Self = serde_json::from_slice(bytes).map_err(json)?;
         manifest.validate(path)?;
         Ok(manifest)
