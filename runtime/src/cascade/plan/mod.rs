@@ -6,6 +6,8 @@
 mod edit;
 mod parse;
 mod read;
+#[cfg(test)]
+mod schema;
 mod template;
 
 use std::collections::BTreeMap;

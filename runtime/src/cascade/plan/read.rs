@@ -16,9 +16,9 @@ const MAX_PLAN: u64 = 4 << 20;
 /// A plan as written: a JSON document, the name of its file and the folder its paths start from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanFile {
-    file: String,
-    base: PathBuf,
-    document: Value,
+    pub(super) file: String,
+    pub(super) base: PathBuf,
+    pub(super) document: Value,
 }
 
 impl PlanFile {
