@@ -22,6 +22,12 @@ impl GroupNorm {
         fits.then_some(Self { groups, epsilon, scale, bias, silu: false })
     }
 
+    /// Groups and epsilon of a normalisation that neither scales nor shifts.
+    pub fn is_plain(&self) -> Option<(usize, f32)> {
+        let plain = self.scale.iter().all(|&s| s == 1.0) && self.bias.iter().all(|&b| b == 0.0) && !self.silu;
+        plain.then_some((self.groups, self.epsilon))
+    }
+
     /// The same, followed by `x · sigmoid(x)`.
     pub fn with_silu(self) -> Self {
         Self { silu: true, ..self }

@@ -16,14 +16,12 @@ use crate::backend::{Axis, Port};
 use crate::error::BackendError;
 use crate::tensor::DType;
 
-/// Functions that run as native kernels, when kernels are asked for.
-const KERNELS: &[(&str, &str)] = &[("vldm", "TemporalAttention")];
-
 /// A model as read: shapes still open, weights loaded once and shared by all plans.
 pub struct Model {
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
     graph: InferenceModel,
+    kernels: bool,
 }
 
 impl Model {
@@ -40,7 +38,12 @@ impl Model {
             };
             graph.set_input_fact(i, InferenceFact::dt_shape(dtype, *shape))?;
         }
-        TypedSimplePlan::new(graph.into_typed()?.into_optimized()?)
+        let mut typed = graph.into_typed()?;
+        if self.kernels {
+            typed.prop_consts()?;
+            ops::fuse(&mut typed)?;
+        }
+        TypedSimplePlan::new(typed.into_optimized()?)
     }
 }
 
@@ -60,16 +63,18 @@ pub fn read(path: &Path, kernels: bool) -> Result<Model, BackendError> {
     let mut proto =
         onnx.proto_model_for_read(&mut bytes.as_slice()).map_err(|_| refuse("is no ONNX model (protobuf)".into()))?;
     drop(bytes);
-    inline::inline_functions(&mut proto, |domain, name| kernels && KERNELS.contains(&(domain, name)))
+    inline::inline_functions(&mut proto, |domain, name| kernels && domain == "vldm" && ops::FUNCTIONS.contains(&name))
         .map_err(refuse)?;
     let graph = proto.graph.as_mut().ok_or_else(|| refuse("holds no graph".into()))?;
     let (inputs, outputs) = signature(graph).map_err(refuse)?;
     graph.value_info.clear();
-    ops::register(&mut onnx.op_register);
+    if kernels {
+        ops::register(&mut onnx.op_register);
+    }
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = dir.to_str().ok_or_else(|| refuse("lies in a folder whose name is not UTF-8".into()))?;
     let graph = onnx.parse(&proto, Some(dir)).map_err(load)?.model;
-    Ok(Model { inputs, outputs, graph })
+    Ok(Model { inputs, outputs, graph, kernels })
 }
 
 /// Inputs and outputs, after checking that every value is made before it is used.

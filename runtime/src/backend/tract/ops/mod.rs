@@ -1,6 +1,20 @@
-//! Operators that tract lacks or computes slowly, one file each.
+//! Operators that tract lacks or computes slowly.
+
+mod functions;
+mod fuse;
+mod kernels;
+mod native;
 
 use tract_onnx::model::OnnxOpRegister;
 
+pub use functions::FUNCTIONS;
+pub use fuse::fuse;
+
 /// Adds our operators to those of tract; ours win.
-pub fn register(_register: &mut OnnxOpRegister) {}
+pub fn register(register: &mut OnnxOpRegister) {
+    register.insert("TemporalAttention", functions::temporal_attention);
+    register.insert("TemporalConv", functions::temporal_conv);
+    register.insert("ClipGroupNorm", functions::clip_group_norm);
+    register.insert("Mix", functions::mix);
+    register.insert("InstanceNormalization", functions::instance_norm);
+}

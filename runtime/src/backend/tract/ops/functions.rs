@@ -1,0 +1,148 @@
+//! The functions of domain `vldm` that run as kernels: from a node to the kernel with its
+//! attributes and weights.
+
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::{Datum, OutletId, SpecialOps, TVec, TractResult, TypedModel};
+use tract_onnx::tract_core::internal::{StaticName, bail, format_err};
+use tract_onnx::tract_hir::infer::{Factoid, InferenceOp, InferenceResult, Solver, TensorProxy};
+use tract_onnx::tract_hir::internal::{Expansion, expand};
+
+use super::kernels::{Layout, Mix, Norm};
+use super::native::NativeOp;
+use crate::kernels::{GroupNorm, TemporalAttention, TemporalConv};
+
+/// Functions of domain `vldm` that have a kernel; others are inlined.
+pub const FUNCTIONS: &[&str] = &["TemporalAttention", "TemporalConv", "ClipGroupNorm", "Mix"];
+
+/// One node, with its attributes.
+#[derive(Clone, Debug)]
+enum Node {
+    TemporalAttention(TemporalAttention),
+    TemporalConv,
+    ClipGroupNorm { groups: usize, epsilon: f32 },
+    InstanceNorm { epsilon: f32 },
+    Mix(Mix),
+}
+
+type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+
+fn built(node: Node) -> Built {
+    Ok((expand(node), vec![]))
+}
+
+/// `vldm::TemporalAttention`
+pub fn temporal_attention(_: &ParsingContext, node: &NodeProto) -> Built {
+    let (heads, scale): (i64, f32) = (node.get_attr("heads")?, node.get_attr("scale")?);
+    let window = node.get_attr_opt::<i64>("window")?.unwrap_or(0);
+    built(Node::TemporalAttention(TemporalAttention::new(heads, scale, window).map_err(|e| format_err!("{e}"))?))
+}
+
+/// `vldm::TemporalConv`
+pub fn temporal_conv(_: &ParsingContext, _: &NodeProto) -> Built {
+    built(Node::TemporalConv)
+}
+
+/// `vldm::ClipGroupNorm`
+pub fn clip_group_norm(_: &ParsingContext, node: &NodeProto) -> Built {
+    built(Node::ClipGroupNorm { groups: node.get_attr("groups")?, epsilon: node.get_attr("epsilon")? })
+}
+
+/// `vldm::Mix`
+pub fn mix(_: &ParsingContext, node: &NodeProto) -> Built {
+    built(Node::Mix(Mix { temporal: node.get_attr("temporal")? }))
+}
+
+/// `InstanceNormalization`, which tract would spell out in eleven operators.
+pub fn instance_norm(_: &ParsingContext, node: &NodeProto) -> Built {
+    built(Node::InstanceNorm { epsilon: node.get_attr_opt("epsilon")?.unwrap_or(1e-5) })
+}
+
+impl Node {
+    /// Inputs that are data; those after them are weights.
+    fn data(&self) -> usize {
+        match self {
+            Self::TemporalAttention(_) => 3,
+            Self::Mix(_) => 2,
+            Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } => 1,
+        }
+    }
+
+    fn weights(&self) -> usize {
+        match self {
+            Self::TemporalAttention(_) | Self::Mix(_) => 0,
+            Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } => 2,
+        }
+    }
+
+    /// The kernel; `weights` are constants.
+    fn kernel(&self, channels: usize, weights: &[Vec<f32>]) -> TractResult<NativeOp> {
+        let norm = |groups, epsilon, layout| {
+            let kernel = GroupNorm::new(groups, epsilon, weights[0].clone(), weights[1].clone());
+            let kernel = kernel.ok_or_else(|| format_err!("{channels} channels do not divide into {groups} groups"))?;
+            Ok(NativeOp::new(Norm { kernel, layout }))
+        };
+        match *self {
+            Self::TemporalAttention(kernel) => Ok(NativeOp::new(kernel)),
+            Self::Mix(kernel) => Ok(NativeOp::new(kernel)),
+            Self::ClipGroupNorm { groups, epsilon } => norm(groups, epsilon, Layout::Clips),
+            Self::InstanceNorm { epsilon } => norm(channels, epsilon, Layout::Images),
+            Self::TemporalConv => match TemporalConv::new(channels, &weights[0], &weights[1]) {
+                Some(kernel) => Ok(NativeOp::new(kernel)),
+                None => bail!("vldm::TemporalConv: weight and bias do not fit {channels} channels"),
+            },
+        }
+    }
+}
+
+impl Expansion for Node {
+    fn name(&self) -> StaticName {
+        match self {
+            Self::TemporalAttention(_) => "vldm.TemporalAttention".into(),
+            Self::TemporalConv => "vldm.TemporalConv".into(),
+            Self::ClipGroupNorm { .. } => "vldm.ClipGroupNorm".into(),
+            Self::InstanceNorm { .. } => "InstanceNormalization".into(),
+            Self::Mix(_) => "vldm.Mix".into(),
+        }
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        if inputs.len() != self.data() + self.weights() || outputs.len() != 1 {
+            let (name, expected) = (self.name(), self.data() + self.weights());
+            bail!("{name} takes {expected} inputs and gives one output, found {} and {}", inputs.len(), outputs.len());
+        }
+        for input in inputs {
+            s.equals(&input.datum_type, f32::datum_type())?;
+        }
+        s.equals(&outputs[0].datum_type, f32::datum_type())?;
+        if matches!(self, Self::TemporalConv) {
+            s.equals(&outputs[0].rank, &inputs[0].rank)?;
+            for axis in [0, 1, 3] {
+                s.equals(&outputs[0].shape[axis], &inputs[0].shape[axis])?;
+            }
+            s.equals(&outputs[0].shape[2], &inputs[1].shape[0])
+        } else {
+            s.equals(&outputs[0].shape, &inputs[0].shape)
+        }
+    }
+
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        let (data, weights) = inputs.split_at(self.data());
+        let constant = |&outlet: &OutletId| {
+            let tensor = model.outlet_fact(outlet)?.konst.clone();
+            let tensor =
+                tensor.ok_or_else(|| format_err!("{}: a weight of `{prefix}` is not constant", self.name()))?;
+            Ok(tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+        };
+        let weights = weights.iter().map(constant).collect::<TractResult<Vec<Vec<f32>>>>()?;
+        let axis = if matches!(self, Self::InstanceNorm { .. }) { 1 } else { 2 };
+        let shape = &model.outlet_fact(data[0])?.shape;
+        let channels = shape.as_concrete().and_then(|s| s.get(axis).copied()).unwrap_or(0);
+        model.wire_node(prefix, self.kernel(channels, &weights)?, data)
+    }
+}

@@ -1,0 +1,173 @@
+//! Puts our kernels in place of groups of tract's operators, before tract optimises. Shapes
+//! are concrete here, so that a reshape can be seen to move nothing.
+
+use tract_onnx::prelude::{Datum, OutletId, TractResult, TypedModel, TypedModelPatch, TypedNode};
+use tract_onnx::tract_core::internal::{AxisOp, TypedOp};
+use tract_onnx::tract_core::ops::binary::{BinMiniOp, TypedBinOp};
+use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, PaddingSpec};
+use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
+use tract_onnx::tract_core::ops::math::{Add, Mul};
+use tract_onnx::tract_core::ops::nn::{DataFormat, Sigmoid};
+
+use super::kernels::{Layout, Norm};
+use super::native::NativeOp;
+use crate::kernels::{Conv2d, Geometry, GroupNorm};
+
+type Rule = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
+
+/// In this order: what one makes, the next may use.
+const RULES: &[Rule] = &[convolution, group_norm, norm_silu];
+
+/// Applies every rule to every node, once.
+///
+/// # Errors
+/// tract's, when a replacement does not fit; a rule that does not match is no error.
+pub fn fuse(model: &mut TypedModel) -> TractResult<()> {
+    for rule in RULES {
+        for id in 0..model.nodes().len() {
+            if let Some(patch) = rule(model, model.node(id))? {
+                patch.apply(model)?;
+            }
+        }
+        model.compact()?;
+    }
+    Ok(())
+}
+
+/// `with` in place of outlet `of`, fed by `inputs`.
+fn replace(
+    model: &TypedModel,
+    of: OutletId,
+    with: impl Into<Box<dyn TypedOp>>,
+    inputs: &[OutletId],
+) -> TractResult<Option<TypedModelPatch>> {
+    let mut patch = TypedModelPatch::default();
+    let taps = patch.taps(model, inputs)?;
+    let new = patch.wire_node(format!("{}.vldm", model.node(of.node).name), with.into(), &taps)?;
+    patch.shunt_outside(model, of, new[0])?;
+    Ok(Some(patch))
+}
+
+/// The numbers of a constant f32, reshaped or not.
+fn constant(model: &TypedModel, mut outlet: OutletId) -> TractResult<Option<Vec<f32>>> {
+    while is_reshape(model.node(outlet.node)) {
+        outlet = model.node(outlet.node).inputs[0];
+    }
+    match &model.outlet_fact(outlet)?.konst {
+        Some(t) if t.datum_type() == f32::datum_type() => Ok(Some(t.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())),
+        _ => Ok(None),
+    }
+}
+
+/// The concrete shape of a value.
+fn shape(model: &TypedModel, outlet: OutletId) -> TractResult<Vec<usize>> {
+    Ok(model.outlet_fact(outlet)?.shape.as_concrete().unwrap_or_default().to_vec())
+}
+
+/// The only reader of a value that no output shows.
+fn reader(model: &TypedModel, outlet: OutletId) -> Option<&TypedNode> {
+    match model.outlet_successors(outlet) {
+        [only] if !model.output_outlets().ok()?.contains(&outlet) => Some(model.node(only.node)),
+        _ => None,
+    }
+}
+
+/// A plain 2-D f32 convolution with constant weights → [`Conv2d`].
+fn convolution(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(conv) = node.op_as::<Conv>() else { return Ok(None) };
+    let pool = &conv.pool_spec;
+    let strides = pool.strides.as_deref().unwrap_or(&[1, 1]);
+    let dilated = pool.dilations.as_deref().is_some_and(|d| d.iter().any(|&d| d != 1));
+    let plain = conv.kernel_fmt == KernelFormat::OIHW && conv.group == 1 && conv.q_params.is_none() && !dilated;
+    let (&[kh, kw], &[sh, sw]) = (&pool.kernel_shape[..], strides) else { return Ok(None) };
+    let (before, after) = match &pool.padding {
+        PaddingSpec::Explicit(before, after) => ([before[0], before[1]], [after[0], after[1]]),
+        PaddingSpec::Valid => ([0; 2], [0; 2]),
+        _ => return Ok(None),
+    };
+    if !plain || pool.data_format != DataFormat::NCHW || sh != sw {
+        return Ok(None);
+    }
+    let (Some(weight), Some(mut bias)) = (constant(model, node.inputs[1])?, constant(model, node.inputs[2])?) else {
+        return Ok(None);
+    };
+    if bias.len() == 1 {
+        bias = vec![bias[0]; pool.output_channels];
+    }
+    let geometry = Geometry { channels: pool.input_channels, kernel: [kh, kw], stride: sh, before, after };
+    match Conv2d::new(geometry, &weight, &bias) {
+        Some(kernel) => replace(model, node.id.into(), NativeOp::new(kernel), &node.inputs[..1]),
+        None => Ok(None),
+    }
+}
+
+/// Reshape to `[n, groups, …]`, normalise, reshape back, scale, shift → one [`GroupNorm`].
+fn group_norm(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(norm) = node.op_as::<NativeOp>().and_then(|op| op.0.downcast_ref::<Norm>()) else { return Ok(None) };
+    let Some((groups, epsilon)) = norm.kernel.is_plain().filter(|_| norm.layout == Layout::Images) else {
+        return Ok(None);
+    };
+    // Up to what the reshapes before the normalisation started from …
+    let mut x = node.inputs[0];
+    while is_reshape(model.node(x.node)) {
+        x = model.node(x.node).inputs[0];
+    }
+    let image = shape(model, x)?;
+    if image.len() < 2 || image[0] != shape(model, node.id.into())?[0] {
+        return Ok(None);
+    }
+    // … and down to where those after it end with the same shape.
+    let mut y: OutletId = node.id.into();
+    while let Some(next) = reader(model, y).filter(|n| is_reshape(n)) {
+        y = next.id.into();
+    }
+    if shape(model, y)? != image {
+        return Ok(None);
+    }
+    let Some((scaled, scale)) = affine::<Mul>(model, y, &image)? else { return Ok(None) };
+    let Some((shifted, bias)) = affine::<Add>(model, scaled, &image)? else { return Ok(None) };
+    match GroupNorm::new(groups, epsilon, scale, bias) {
+        Some(kernel) => replace(model, shifted, NativeOp::new(Norm { kernel, layout: Layout::Images }), &[x]),
+        None => Ok(None),
+    }
+}
+
+fn is_reshape(node: &TypedNode) -> bool {
+    matches!(node.op_as::<AxisOp>(), Some(AxisOp::Reshape(..) | AxisOp::Add(_) | AxisOp::Rm(_)))
+}
+
+/// The operation `O` of `y` with one constant a channel, if it is all that reads `y`.
+fn affine<O: BinMiniOp>(model: &TypedModel, y: OutletId, image: &[usize]) -> TractResult<Option<(OutletId, Vec<f32>)>> {
+    let Some(node) = reader(model, y).filter(|n| n.op_as::<TypedBinOp>().is_some_and(|op| op.0.is::<O>())) else {
+        return Ok(None);
+    };
+    let other = if node.inputs[0] == y { node.inputs[1] } else { node.inputs[0] };
+    let per_channel = |s: &[usize]| {
+        let start = image.len() - s.len().min(image.len());
+        s.iter().zip(start..).all(|(&n, axis)| n == if axis == 1 { image[1] } else { 1 })
+    };
+    if !per_channel(&shape(model, other)?) || shape(model, node.id.into())? != image {
+        return Ok(None);
+    }
+    Ok(constant(model, other)?.filter(|c| c.len() == image[1]).map(|c| (node.id.into(), c)))
+}
+
+/// A normalisation that is read by `x · sigmoid(x)` alone takes it along.
+fn norm_silu(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(norm) = node.op_as::<NativeOp>().and_then(|op| op.0.downcast_ref::<Norm>()) else { return Ok(None) };
+    let x: OutletId = node.id.into();
+    let &[a, b] = model.outlet_successors(x) else { return Ok(None) };
+    let is_sigmoid = |n: &TypedNode| n.op_as::<ElementWiseOp>().is_some_and(|op| op.0.is::<Sigmoid>());
+    let gate = if is_sigmoid(model.node(a.node)) { a.node } else { b.node };
+    let product = if gate == a.node { b.node } else { a.node };
+    let product = model.node(product);
+    let multiplies = product.op_as::<TypedBinOp>().is_some_and(|op| op.0.is::<Mul>());
+    let seen = model.output_outlets()?.iter().any(|o| *o == x || o.node == gate);
+    let inputs = [x, OutletId::from(gate)];
+    let both = product.inputs[..] == inputs || product.inputs.iter().rev().eq(&inputs);
+    if seen || !is_sigmoid(model.node(gate)) || !multiplies || !both || reader(model, gate.into()).is_none() {
+        return Ok(None);
+    }
+    let kernel = Norm { kernel: norm.kernel.clone().with_silu(), layout: norm.layout };
+    replace(model, product.id.into(), NativeOp::new(kernel), &node.inputs)
+}

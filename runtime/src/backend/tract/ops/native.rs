@@ -1,0 +1,96 @@
+//! Our kernels as tract operators: one wrapper for all of them.
+#![allow(unsafe_code)]
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use tract_onnx::tract_core::internal::tract_downcast_rs::{Downcast, impl_downcast};
+
+use tract_onnx::prelude::{Datum, DatumExt, IntoTValue, TValue, TVec, Tensor, TractResult, tvec};
+use tract_onnx::tract_core::internal::{
+    EvalContext, EvalOp, Op, StaticName, TypedFact, TypedOp, as_op, bail, format_err, op_as_typed_op, op_out_of_plan,
+};
+
+/// An f32 input: shape and numbers.
+pub type Input<'a> = (&'a [usize], &'a [f32]);
+
+/// A kernel with its weights: f32 inputs, one f32 output.
+pub trait Native: Debug + Downcast + Send + Sync + 'static {
+    /// The name in plans.
+    fn name(&self) -> &'static str;
+
+    /// The shape of the output.
+    ///
+    /// # Errors
+    /// A sentence when the kernel does not take such inputs.
+    fn output(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String>;
+
+    /// Computes the output: writes all of `y`, reads none of it.
+    ///
+    /// # Errors
+    /// A sentence when sizes do not fit.
+    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String>;
+}
+
+impl_downcast!(Native);
+
+/// A [`Native`] as an operator of a plan.
+#[derive(Clone, Debug)]
+pub struct NativeOp(pub Arc<dyn Native>);
+
+impl NativeOp {
+    /// Wraps a kernel.
+    pub fn new(kernel: impl Native) -> Self {
+        Self(Arc::new(kernel))
+    }
+}
+
+impl PartialEq for NativeOp {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for NativeOp {}
+
+impl Op for NativeOp {
+    fn name(&self) -> StaticName {
+        self.0.name().into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for NativeOp {
+    op_out_of_plan!();
+
+    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let inputs = inputs
+            .iter()
+            .map(|t| Ok((t.shape(), t.try_as_plain_ram()?.as_slice::<f32>()?)))
+            .collect::<TractResult<TVec<Input>>>()?;
+        let shapes: TVec<&[usize]> = inputs.iter().map(|(shape, _)| *shape).collect();
+        let shape = self.0.output(&shapes).map_err(|e| format_err!("{e}"))?;
+        // SAFETY: any bits are an f32, and a kernel writes every number of its output before
+        // anyone reads it; clearing them first would cost as much as a cheap kernel.
+        let mut y = unsafe { Tensor::uninitialized::<f32>(&shape)? };
+        self.0.run(&inputs, y.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?).map_err(|e| format_err!("{e}"))?;
+        Ok(tvec!(y.into_tvalue()))
+    }
+}
+
+impl TypedOp for NativeOp {
+    as_op!();
+
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let mut shapes: TVec<&[usize]> = tvec!();
+        for fact in inputs {
+            match fact.shape.as_concrete() {
+                Some(shape) if fact.datum_type == f32::datum_type() => shapes.push(shape),
+                _ => bail!("{} takes f32 of known shape, found {fact:?}", self.0.name()),
+            }
+        }
+        let shape = self.0.output(&shapes).map_err(|e| format_err!("{e}"))?;
+        Ok(tvec!(f32::fact(shape)))
+    }
+}
