@@ -49,6 +49,7 @@ fn job(set: &str, scratch: &Path) -> serde_json::Value {
     let (bundle, mut models, mut n) = (bundle::of(set), Vec::new(), 0);
     let cases = cases(set);
     let mut parts: Vec<&str> = cases.iter().map(|c| c.part.as_str()).collect();
+    parts.sort_unstable();
     parts.dedup();
     for part in parts {
         let mut described = Vec::new();

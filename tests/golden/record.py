@@ -103,7 +103,7 @@ def image_unet(r: Recorder, part: str, unet, sizes) -> None:
         r.record(part, title(None, b, size) + f"-l{tokens}", oracle)
 
 
-def autoencoder(r: Recorder, vae, decoder, sizes, encoder: str = "encoder", image_decoder: str = "image_decoder") -> None:
+def autoencoder(r: Recorder, vae, decoder, sizes) -> None:
     scale, factor = vae.config.scaling_factor, 2 ** (len(vae.config.block_out_channels) - 1)
     for b, (h, w) in ((1, sizes[0]), (2, sizes[1])):
 
@@ -111,8 +111,8 @@ def autoencoder(r: Recorder, vae, decoder, sizes, encoder: str = "encoder", imag
             code = vae.encode(r.filled("image", b, 3, h * factor, w * factor)).latent_dist
             return {"latents": code.mean * scale, "latents_std": code.std * scale}
 
-        r.record(encoder, title(None, b, (h * factor, w * factor)), encode)
-        r.record(image_decoder, title(None, b, (h, w)), lambda r, b=b, h=h, w=w: {"image": vae.decode(r.filled("latents", b, 4, h, w) / scale).sample})
+        r.record("encoder", title(None, b, (h * factor, w * factor)), encode)
+        r.record("image_decoder", title(None, b, (h, w)), lambda r, b=b, h=h, w=w: {"image": vae.decode(r.filled("latents", b, 4, h, w) / scale).sample})
     for t, b, (h, w) in clips(*sizes) if decoder else ():
 
         def decode(r, t=t, b=b, h=h, w=w):
@@ -162,8 +162,8 @@ def cascade(name: str, checkpoint: Path, latent, decoded, raised) -> None:
 
 def stable_diffusion(name: str, checkpoint: Path) -> None:
     r = Recorder(name)
-    image_unet(r, "unet", UNet2DConditionModel.from_pretrained(checkpoint / "unet").eval(), ((6, 10), (8, 12)))
-    autoencoder(r, AutoencoderKL.from_pretrained(checkpoint / "vae").eval(), None, ((3, 5), (4, 6)), "vae_encoder", "vae_decoder")
+    image_unet(r, "image", UNet2DConditionModel.from_pretrained(checkpoint / "unet").eval(), ((6, 10), (8, 12)))
+    autoencoder(r, AutoencoderKL.from_pretrained(checkpoint / "vae").eval(), None, ((3, 5), (4, 6)))
     r.write()
 
 

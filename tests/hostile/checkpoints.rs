@@ -12,23 +12,34 @@ fn unet_bytes(says: &[&str], change: impl FnOnce(&mut Vec<u8>)) {
     broken.refused(EXPORT, &[&[FILE], says].concat());
 }
 
-/// Changes the JSON header of the UNet's weights and leaves the data alone.
+/// Changes the JSON header of the UNet's weights, so that the file is no longer well-formed, and leaves the data alone.
 fn header(says: &[&str], change: impl FnOnce(&str) -> String) {
-    unet_bytes(says, |bytes| {
-        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let text = change(std::str::from_utf8(&bytes[8..8 + length]).unwrap());
-        let data = bytes.split_off(8 + length);
-        *bytes = [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &data].concat();
-    });
+    unet_bytes(says, |bytes| rewrite(bytes, change));
 }
 
-/// Changes one entry of that header, `entry` being the text between its braces.
+fn rewrite(bytes: &mut Vec<u8>, change: impl FnOnce(&str) -> String) {
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let text = change(std::str::from_utf8(&bytes[8..8 + length]).unwrap());
+    let data = bytes.split_off(8 + length);
+    *bytes = [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &data].concat();
+}
+
+/// Changes one entry of that header, the text between its braces.
 fn entry(name: &str, says: &[&str], change: impl FnOnce(&str) -> String) {
-    header(says, |text| {
-        let start = text.find(&format!("\"{name}\":{{")).unwrap() + name.len() + 4;
-        let end = start + text[start..].find('}').unwrap();
-        format!("{}{}{}", &text[..start], change(&text[start..end]), &text[end..])
-    });
+    header(says, |text| change_entry(text, name, change));
+}
+
+fn change_entry(text: &str, name: &str, change: impl FnOnce(&str) -> String) -> String {
+    let start = text.find(&format!("\"{name}\":{{")).unwrap() + name.len() + 4;
+    let end = start + text[start..].find('}').unwrap();
+    format!("{}{}{}", &text[..start], change(&text[start..end]), &text[end..])
+}
+
+/// Changes a tensor of a file that stays well-formed: the sentence names its component and the tensor.
+fn tensor(name: &str, says: &[&str], change: impl FnOnce(&str) -> String) {
+    let broken = Broken::checkpoint();
+    broken.bytes(UNET, |bytes| rewrite(bytes, |text| change_entry(text, name, change)));
+    broken.refused(EXPORT, &[&["unet", name], says].concat());
 }
 
 fn config(file: &str, from: &str, to: &str, says: &[&str]) {
@@ -112,19 +123,19 @@ fn an_element_type_that_does_not_exist() {
 
 #[test]
 fn weights_that_are_integers() {
-    entry("conv_in.bias", &["conv_in.bias"], |e| e.replace("F16", "I16"));
+    tensor("conv_in.bias", &["i16"], |e| e.replace("F16", "I16"));
 }
 
 #[test]
 fn a_missing_tensor_is_named() {
-    header(&["conv_in.weight"], |h| h.replace("\"conv_in.weight\"", "\"conv_im.weight\""));
+    let broken = Broken::checkpoint();
+    broken.bytes(UNET, |b| rewrite(b, |h| h.replace("\"conv_in.weight\"", "\"conv_im.weight\"")));
+    broken.refused(EXPORT, &["unet", "conv_in.weight"]);
 }
 
 #[test]
 fn a_tensor_of_another_shape_is_named_with_both_shapes() {
-    entry("conv_in.weight", &["conv_in.weight", "[16, 4, 3, 3]", "[16, 4, 9, 1]"], |e| {
-        e.replace("[16,4,3,3]", "[16,4,9,1]")
-    });
+    tensor("conv_in.weight", &["[16, 4, 3, 3]", "[16, 4, 9, 1]"], |e| e.replace("[16,4,3,3]", "[16,4,9,1]"));
 }
 
 #[test]
@@ -172,12 +183,16 @@ fn channels_that_are_words() {
 
 #[test]
 fn groups_that_do_not_divide_the_channels() {
-    config("unet/config.json", "\"norm_num_groups\": 8", "\"norm_num_groups\": 7", &[]);
+    let broken = Broken::checkpoint();
+    broken.replace("checkpoint/unet/config.json", "\"norm_num_groups\": 8", "\"norm_num_groups\": 7");
+    broken.refused(EXPORT, &["unet", "16 channels", "7 groups"]);
 }
 
 #[test]
 fn no_groups_at_all() {
-    config("unet/config.json", "\"norm_num_groups\": 8", "\"norm_num_groups\": 0", &["norm_num_groups"]);
+    let broken = Broken::checkpoint();
+    broken.replace("checkpoint/unet/config.json", "\"norm_num_groups\": 8", "\"norm_num_groups\": 0");
+    broken.refused(EXPORT, &["unet", "groups"]);
 }
 
 #[test]
@@ -202,7 +217,9 @@ fn a_position_embedding_that_is_not_drawn() {
 
 #[test]
 fn heads_of_no_width() {
-    config("keyframes/config.json", "\"head_dim\": 8", "\"head_dim\": 0", &["head_dim"]);
+    let broken = Broken::checkpoint();
+    broken.replace("checkpoint/keyframes/config.json", "\"head_dim\": 8", "\"head_dim\": 0");
+    broken.refused(EXPORT, &["keyframes", "heads of 0"]);
 }
 
 #[test]
@@ -241,7 +258,10 @@ fn a_pipeline_of_no_known_family() {
 
 #[test]
 fn a_component_outside_the_checkpoint() {
-    config("model_index.json", "\"unet\": \"unet\"", "\"unet\": \"../elsewhere\"", &["unet"]);
+    let broken = Broken::checkpoint();
+    std::fs::rename(broken.path("checkpoint/unet"), broken.path("elsewhere")).unwrap();
+    broken.replace("checkpoint/model_index.json", "\"unet\": \"unet\"", "\"unet\": \"../elsewhere\"");
+    broken.refused(EXPORT, &["model_index.json", "../elsewhere"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::Broken;
 
-const GOOD: &str = r#"{"version": 1, "bundle": "bundle", "seed": 0, "size": [12, 20], "stages": [
+const GOOD: &str = r#"{"version": 1, "bundle": "bundle", "seed": 0, "size": [16, 20], "stages": [
   {"op": "conditions", "labels": {"night": 0}},
   {"op": "keyframes", "frames": 4, "steps": 2},
   {"op": "decode"},
@@ -91,12 +91,12 @@ fn a_window_wider_than_memory() {
 
 #[test]
 fn a_picture_larger_than_memory() {
-    changed("[12, 20]", "[4000000000, 4000000000]", &["size"]);
+    changed("[16, 20]", "[4000000000, 4000000000]", &["size"]);
 }
 
 #[test]
 fn a_size_between_latent_cells() {
-    changed("[12, 20]", "[13, 20]", &["size"]);
+    changed("[16, 20]", "[17, 20]", &["size"]);
 }
 
 #[test]

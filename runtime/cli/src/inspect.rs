@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use vldm_graphs::bundle::Manifest;
 use vldm_graphs::ir::{self, Graph};
-use vldm_graphs::onnx;
+use vldm_graphs::onnx::{self, ReadOptions};
 
 use crate::output::{Output, bytes, json, table, text};
 use model::{Model, Weight};
@@ -65,7 +65,8 @@ pub fn run(args: &Args, out: Output) -> anyhow::Result<()> {
 
 fn part_graph(bundle: &Path, manifest: &Manifest, name: &str) -> anyhow::Result<Graph> {
     let part = manifest.part(name)?;
-    onnx::read(&bundle.join(&part.file)).with_context(|| format!("part `{name}`"))
+    let hard_links = part.weights.iter().any(|file| manifest.weights.get(file).is_some_and(|w| w.linked));
+    onnx::read_with(&bundle.join(&part.file), ReadOptions { hard_links }).with_context(|| format!("part `{name}`"))
 }
 
 fn show(view: &View, graphs: &[(String, Graph)], manifest: Option<&Manifest>, out: Output) -> anyhow::Result<()> {

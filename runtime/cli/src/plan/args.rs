@@ -39,10 +39,11 @@ impl PlanArgs {
             file.set(key, value)?;
         }
         let plan = file.plan()?;
-        let source = plan.bundle.as_ref().or(plan.checkpoint.as_ref());
-        let source =
-            source.with_context(|| format!("{}: expected `checkpoint` or `bundle`, found neither", plan.file))?;
-        let bundle = cache.open(&plan.resolve(source))?;
+        let named = plan.bundle.as_ref().map(|path| ("bundle", path));
+        let named = named.or(plan.checkpoint.as_ref().map(|path| ("checkpoint", path)));
+        let neither = || format!("{}: expected `checkpoint` or `bundle`, found neither", plan.file);
+        let (key, source) = named.with_context(neither)?;
+        let bundle = cache.open(&plan.resolve(source)).with_context(|| format!("{}: {key}", plan.file))?;
         Ok((plan, bundle))
     }
 }

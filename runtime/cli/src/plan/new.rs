@@ -1,5 +1,6 @@
 //! `vldm plan new`: a plan that fits a checkpoint or bundle, every setting spelt out.
 
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -69,19 +70,15 @@ fn from_folder(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(whole)
 }
 
+/// Writes a file that must not exist; a write that fails leaves none.
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    writeln!(file, "{text}")?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path).map_err(|e| e.error)?;
-    Ok(())
+    let mut file = fs::File::create_new(path)?;
+    let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
+    written.inspect_err(|_| drop(fs::remove_file(path)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
