@@ -126,6 +126,7 @@ fn every_link_in_the_documents_leads_somewhere() {
     let documents = [
         "README.md",
         "docs/architecture.md",
+        "docs/plan.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "demo/README.md",

@@ -43,9 +43,9 @@ impl CacheArgs {
         if path.join(MANIFEST).exists() {
             return Bundle::open(path);
         }
+        let path = &path.canonicalize().with_context(|| format!("{}", path.display()))?;
         let cache = self.cache.clone().map_or_else(folders::cache, Ok)?;
-        let name =
-            path.canonicalize()?.file_name().map_or_else(|| "checkpoint".into(), |n| n.to_string_lossy().into_owned());
+        let name = path.file_name().map_or_else(|| "checkpoint".into(), |n| n.to_string_lossy().into_owned());
         let folder = cache.join(format!("{name}-{}", key(path)?));
         if folder.join(MANIFEST).is_file() {
             note(format!("using the bundle of {} in {}", path.display(), folder.display()));

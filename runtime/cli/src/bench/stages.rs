@@ -28,7 +28,7 @@ impl fmt::Display for Measured {
         let head = ["stage", "units", "evaluations", "busy", "a call", "from", "to"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(r.stages.iter().map(|s| {
-            let call = s.busy_seconds / s.evaluations.max(1) as f64;
+            let call = s.busy_seconds / s.evaluations.max(s.units).max(1) as f64;
             let times = [s.busy_seconds, call, s.began, s.ended].map(seconds);
             let mut row = vec![s.kind.name().to_owned(), s.units.to_string(), s.evaluations.to_string()];
             row.extend(times);
