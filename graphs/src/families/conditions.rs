@@ -1,6 +1,6 @@
 //! The condition encoder: labels such as night or crowdedness as tokens, where a text model has its text encoder.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::config::{ConfigError, Reader};
 use crate::bundle::Label;
@@ -24,6 +24,7 @@ impl ConditionsConfig {
     /// [`ConfigError`] by key.
     pub fn read(file: &str, json: &Json) -> Result<(Self, Vec<String>), ConfigError> {
         let mut r = Reader::new(file, json)?;
+        r.neutral(&[("_class_name", &[json!("VideoLDMConditions")])])?;
         let width = r.size("width")?;
         let list = r.get("labels").cloned().unwrap_or_default();
         let labels: Vec<Label> = match list.as_array() {

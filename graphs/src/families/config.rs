@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value as Json};
 
+use crate::bundle::SchedulerError;
+
 /// A configuration that cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -48,6 +50,14 @@ pub enum ConfigError {
         /// What would be.
         supported: String,
     },
+    /// A noise schedule that cannot be followed.
+    #[error("{file}: {source}")]
+    Scheduler {
+        /// The file, relative to the checkpoint.
+        file: String,
+        /// Key, expectation and finding.
+        source: SchedulerError,
+    },
 }
 
 /// Takes typed keys out of one JSON object; at the end, what nobody asked for is judged.
@@ -59,6 +69,10 @@ pub(super) struct Reader<'a> {
 
 /// Largest width, count or size that a configuration may name; keeps arithmetic far from overflow.
 const MAX_SIZE: u64 = 1 << 24;
+/// Most layers, levels or channels of a picture; loops run that often.
+const MAX_COUNT: usize = 64;
+/// Most groups of a normalisation.
+pub(super) const MAX_GROUPS: usize = 4096;
 /// Longest list a configuration may hold.
 const MAX_LIST: usize = 64;
 
@@ -113,6 +127,25 @@ impl<'a> Reader<'a> {
         n.map(|n| n as usize).ok_or_else(|| self.wrong(key, v, format!("a whole number up to {MAX_SIZE}")))
     }
 
+    /// Refuses numbers of layers and the like outside of 1 to 64.
+    pub(super) fn counts(&self, key: &str, counts: &[usize]) -> Result<(), ConfigError> {
+        match counts.iter().find(|n| !(1..=MAX_COUNT).contains(*n)) {
+            Some(n) => Err(self.unsupported(key, n.to_string(), format!("1 to {MAX_COUNT}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses groups that do not divide every width.
+    pub(super) fn groups(&self, groups: usize, widths: &[usize]) -> Result<(), ConfigError> {
+        match widths.iter().find(|&&width| groups == 0 || width == 0 || !width.is_multiple_of(groups)) {
+            Some(width) => {
+                let found = format!("{groups} at width {width}");
+                Err(self.unsupported("norm_num_groups", found, "groups that divide every width"))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn sizes(&mut self, key: &'static str) -> Result<Vec<usize>, ConfigError> {
         let v = self.get(key).ok_or_else(|| self.missing(key, "a list of whole numbers"))?;
         match v.as_array() {
@@ -158,6 +191,15 @@ impl<'a> Reader<'a> {
 
     pub(super) fn number_or(&mut self, key: &'static str, default: f64) -> Result<f64, ConfigError> {
         Ok(self.number_opt(key)?.unwrap_or(default))
+    }
+
+    /// What a normalisation adds to the variance: a number in 0..1.
+    pub(super) fn epsilon_or(&mut self, key: &'static str, default: f64) -> Result<f32, ConfigError> {
+        let epsilon = self.number_or(key, default)?;
+        if epsilon > 0.0 && epsilon < 1.0 {
+            return Ok(epsilon as f32);
+        }
+        Err(self.unsupported(key, epsilon.to_string(), "a number between 0 and 1"))
     }
 
     pub(super) fn text_opt(&mut self, key: &'static str) -> Result<Option<&'a str>, ConfigError> {

@@ -1,17 +1,22 @@
 //! Stable Diffusion 1.x and 2.x and what is built like them: the spatial backbone, an image model.
 
+use serde_json::Value as Json;
+
 use super::unet::{ClassEmbedding, unet};
 use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs, VaeConfig, vae_decoder, vae_encoder};
-use crate::bundle::Cascade;
+use crate::bundle::{Cascade, Scheduler};
 use crate::ir::{DType, Dim, Graph};
 use crate::nn::{BuildError, Frames, GraphBuilder};
 use crate::weights::WeightSource;
 
-/// The `stable-diffusion` family: parts `image`, `encoder` and `image_decoder`.
+/// The `stable-diffusion` family: parts `image`, `encoder` and `image_decoder`, a cascade of one frame.
 pub struct StableDiffusion;
 
 const UNET: &str = "unet";
 const VAE: &str = "vae";
+const SCHEDULER: &str = "scheduler";
+/// Latent cells on a side when `sample_size` is not given. Source: Stable Diffusion 1.x.
+const LATENT_SIZE: u64 = 64;
 
 impl Family for StableDiffusion {
     fn name(&self) -> &'static str {
@@ -33,6 +38,7 @@ impl Family for StableDiffusion {
         };
         let (file, json) = config(UNET)?;
         let (unet, mut ignored) = UnetConfig::read(&file, json)?;
+        let size = json.get("sample_size").and_then(Json::as_u64).unwrap_or(LATENT_SIZE) as usize;
         let (file, json) = config(VAE)?;
         let (vae, more) = VaeConfig::read(&file, json)?;
         ignored.extend(more);
@@ -44,7 +50,35 @@ impl Family for StableDiffusion {
                 supported: format!("at least {}, the autoencoder's latent_channels", vae.latent_channels),
             });
         }
-        Ok(Box::new(ImageModel { unet, vae, ignored }))
+        let cascade = cascade(scheduler(configs)?, &vae, size);
+        Ok(Box::new(ImageModel { unet, vae, cascade, ignored }))
+    }
+}
+
+fn scheduler(configs: &Configs) -> Result<Scheduler, ConfigError> {
+    let file = format!("{SCHEDULER}/scheduler_config.json");
+    let Some(Some(json)) = configs.components.get(SCHEDULER) else {
+        return Err(ConfigError::MissingFile {
+            file,
+            why: "it says which noise the model was trained with".to_owned(),
+        });
+    };
+    Scheduler::from_diffusers(json).map_err(|source| ConfigError::Scheduler { file, source })
+}
+
+/// An image model is a cascade of one frame without labels.
+fn cascade(scheduler: Scheduler, vae: &VaeConfig, size: usize) -> Cascade {
+    Cascade {
+        labels: Vec::new(),
+        scheduler,
+        scaling_factor: vae.scaling_factor,
+        latent_channels: vae.latent_channels,
+        latent_size: [size, size],
+        spatial_factor: vae.spatial_factor(),
+        window: 1,
+        key_fps: 1.0,
+        interpolation: None,
+        upsampler: None,
     }
 }
 
@@ -52,6 +86,7 @@ impl Family for StableDiffusion {
 struct ImageModel {
     unet: UnetConfig,
     vae: VaeConfig,
+    cascade: Cascade,
     ignored: Vec<String>,
 }
 
@@ -78,7 +113,7 @@ impl Model for ImageModel {
     }
 
     fn cascade(&self) -> Option<Cascade> {
-        None
+        Some(self.cascade.clone())
     }
 
     fn ignored_keys(&self) -> Vec<String> {

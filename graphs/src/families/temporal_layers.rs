@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::config::{ConfigError, Reader};
+use super::config::{ConfigError, MAX_GROUPS, Reader};
 use crate::nn::{Frames, Scope, Value};
 use crate::temporal::{ContextLevels, TemporalAttentionConfig, temporal_attention, temporal_conv};
 
@@ -59,7 +59,7 @@ impl TemporalConfig {
         let context_channels = r.size_or("cond_channels", 64)?;
         let config = Self {
             groups: r.size_or("norm_num_groups", 32)?,
-            epsilon: r.number_or("norm_eps", 1e-5)? as f32,
+            epsilon: r.epsilon_or("norm_eps", 1e-5)?,
             conv: r.bool_or("conv3d", true)?,
             attention_levels: if attention { levels } else { Vec::new() },
             head_dim: r.size_or("head_dim", 64)?,
@@ -71,6 +71,16 @@ impl TemporalConfig {
             regimes: r.size_or("num_regimes", 0)?,
             conv_out: r.bool_or("time_conv_out", false)?,
         };
+        r.counts("ff_mult", &[config.ff_mult])?;
+        r.counts("attention_levels", &[config.context_levels().max(1)])?;
+        if config.head_dim == 0 || !(1..=MAX_GROUPS).contains(&config.groups) {
+            let found = format!("{} at head_dim {}", config.groups, config.head_dim);
+            return Err(r.unsupported(
+                "norm_num_groups",
+                found,
+                format!("1 to {MAX_GROUPS} at a head_dim of at least 1"),
+            ));
+        }
         let ignored = r.finish(&["mix_init"])?;
         Ok((config, ignored))
     }

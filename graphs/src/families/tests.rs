@@ -109,7 +109,9 @@ fn image_model() -> Configs {
     });
     Configs {
         index: Some(json!({"_class_name": "StableDiffusionPipeline"})),
-        components: [("unet".to_owned(), Some(unet_config())), ("vae".to_owned(), Some(vae))].into(),
+        components: [("unet", unet_config()), ("vae", vae), ("scheduler", json!({}))]
+            .map(|(folder, json)| (folder.to_owned(), Some(json)))
+            .into(),
     }
 }
 
@@ -129,6 +131,12 @@ fn a_part_without_its_weights_names_the_first_it_misses() {
     assert!(error.starts_with("unet.time_embedding.linear_1: missing weight"), "{error}");
     let error = model.build("engine", &Nothing).unwrap_err().to_string();
     assert_eq!(error, "engine: the family has no part of this name, only image, encoder, image_decoder");
+}
+
+#[test]
+fn an_image_model_is_a_cascade_of_one_frame() {
+    let cascade = StableDiffusion.open(&image_model()).expect("opens").cascade().expect("has one");
+    assert_eq!((cascade.window, cascade.latent_size, cascade.spatial_factor), (1, [64, 64], 2));
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl UnetConfig {
             only_cross_attention: r.bool_per_level("only_cross_attention", levels)?,
             cross_attention_dim: r.size_or("cross_attention_dim", 1280)?,
             groups: r.size_or("norm_num_groups", 32)?,
-            epsilon: r.number_or("norm_eps", 1e-5)? as f32,
+            epsilon: r.epsilon_or("norm_eps", 1e-5)?,
             flip_sin_to_cos: r.bool_or("flip_sin_to_cos", true)?,
             freq_shift: r.number_or("freq_shift", 0.0)?,
             class_embedding: class_embedding(&mut r)?,
@@ -125,10 +125,12 @@ impl UnetConfig {
                 return Err(r.unsupported("attention_head_dim", found, "heads that divide the width"));
             }
         }
-        match self.layers_per_block.iter().find(|&&n| n == 0 || n > 64) {
-            Some(n) => Err(r.unsupported("layers_per_block", n.to_string(), "1 to 64")),
-            None => Ok(()),
+        for (key, counts) in
+            [("layers_per_block", &self.layers_per_block), ("transformer_layers_per_block", &self.transformer_layers)]
+        {
+            r.counts(key, counts)?;
         }
+        r.groups(self.groups, &self.block_out_channels)
     }
 
     /// Width of the time embedding.

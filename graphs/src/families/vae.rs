@@ -66,7 +66,7 @@ impl VaeConfig {
         let config = Self {
             image_channels: r.size_or("in_channels", 3)?,
             latent_channels: r.size_or("latent_channels", 4)?,
-            layers_per_block: r.size_or("layers_per_block", 1)?.min(64),
+            layers_per_block: r.size_or("layers_per_block", 1)?,
             groups: r.size_or("norm_num_groups", 32)?,
             shift_factor: r.number_or("shift_factor", 0.0)?,
             quant_conv: r.bool_or("use_quant_conv", true)?,
@@ -75,6 +75,10 @@ impl VaeConfig {
             scaling_factor,
             block_out_channels,
         };
+        r.counts("layers_per_block", &[config.layers_per_block])?;
+        r.counts("in_channels", &[config.image_channels])?;
+        r.counts("latent_channels", &[config.latent_channels])?;
+        r.groups(config.groups, &config.block_out_channels)?;
         let out = r.size_or("out_channels", 3)?;
         if out != config.image_channels {
             return Err(r.unsupported("out_channels", out.to_string(), config.image_channels.to_string()));

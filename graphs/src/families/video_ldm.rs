@@ -2,7 +2,7 @@
 //!
 //! Source: Blattmann et al. 2023, "Align your Latents"; layers and names of the reference cascade.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::config::Reader;
 use super::stable_diffusion::{image_decoder, image_encoder, image_shape, image_unet};
@@ -96,7 +96,8 @@ impl Opening<'_> {
         let upsampler_temporal = upsampler_temporal.map(|f| self.part(f, TemporalConfig::read)).transpose()?;
         let scheduler = self.scheduler(&needed("scheduler", scheduler)?)?;
         let cascade = cascade(&mut r, &conditions, &vae, interpolate.as_ref(), upsampler.as_ref(), scheduler)?;
-        self.ignored.extend(r.finish(&["format_version"])?);
+        r.neutral(&[("format_version", &[json!(1)])])?;
+        self.ignored.extend(r.finish(&[])?);
         let model = Cascaded {
             unet,
             vae,
@@ -134,12 +135,7 @@ impl Opening<'_> {
 
     fn scheduler(&self, folder: &str) -> Result<Scheduler, ConfigError> {
         let (file, json) = self.config(folder, "scheduler_config.json")?;
-        Scheduler::from_diffusers(json).map_err(|e| ConfigError::Wrong {
-            file,
-            key: "(scheduler)".to_owned(),
-            found: e.to_string(),
-            expected: "a DDIM scheduler configuration".to_owned(),
-        })
+        Scheduler::from_diffusers(json).map_err(|source| ConfigError::Scheduler { file, source })
     }
 }
 
@@ -198,6 +194,10 @@ impl Cascaded {
             if emb != 0 && emb != expected {
                 return wrong(&part.folder, "temb_channels", emb.to_string(), format!("{expected}, the backbone's"));
             }
+            if part.config.conv_out {
+                let expected = "false: the output convolution is a decoder's".to_owned();
+                return wrong(&part.folder, "time_conv_out", "true".to_owned(), expected);
+            }
             if part.config.context_channels.is_none() {
                 let expected = "true: prediction and interpolation see known frames".to_owned();
                 return wrong(&part.folder, "cond_mask", "false".to_owned(), expected);
@@ -206,6 +206,13 @@ impl Cascaded {
         if self.conditions.config.width != self.unet.config.cross_attention_dim {
             let expected = format!("{}, the backbone's cross_attention_dim", self.unet.config.cross_attention_dim);
             return wrong(&self.conditions.folder, "width", self.conditions.config.width.to_string(), expected);
+        }
+        for part in self.decoder.iter().chain(&self.upsampler_temporal) {
+            if part.config.context_channels.is_some() || part.config.regimes > 0 {
+                let found = "with known frames or frame rates".to_owned();
+                let expected = "cond_mask false and num_regimes 0: decoder and upsampler are given neither".to_owned();
+                return wrong(&part.folder, "cond_mask", found, expected);
+            }
         }
         let (Some(up), Some(factor)) = (&self.upsampler, self.cascade.upsampler.as_ref().map(|u| u.factor)) else {
             return Ok(());

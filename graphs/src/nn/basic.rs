@@ -36,7 +36,7 @@ pub fn linear_without_bias<'g>(s: &Scope<'g>, x: Value<'g>, out: usize) -> Value
 pub fn group_norm<'g>(s: &Scope<'g>, x: Value<'g>, groups: usize, epsilon: f32) -> Value<'g> {
     let shape = x.shape().0;
     let channels = x.channels();
-    if groups == 0 || !channels.is_multiple_of(groups) {
+    if groups == 0 || channels == 0 || !channels.is_multiple_of(groups) {
         s.refuse(format!("{channels} channels cannot be divided into {groups} groups"));
         return x;
     }
