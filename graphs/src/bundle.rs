@@ -209,7 +209,7 @@ pub struct Interpolation {
 }
 
 /// What the upsampling network does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upsampler {
     /// What it predicts; the rest of its noise schedule is [`Cascade::scheduler`].
@@ -218,6 +218,9 @@ pub struct Upsampler {
     pub factor: usize,
     /// `noise_level` is in `0..noise_levels`.
     pub noise_levels: u64,
+    /// When given, the network's sample is this many times what a bicubic enlargement lacks; else it is the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual_scale: Option<f64>,
 }
 
 impl Manifest {

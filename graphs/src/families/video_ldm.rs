@@ -160,6 +160,10 @@ fn cascade(
             return Err(r.unsupported("upsampler_prediction_type", other, "epsilon, v_prediction, sample"));
         }
     };
+    let residual_scale = r.number_opt("upsampler_residual_scale")?;
+    if let Some(scale) = residual_scale.filter(|s| !(s.is_finite() && *s > 0.0)) {
+        return Err(r.unsupported("upsampler_residual_scale", scale.to_string(), "a positive number"));
+    }
     let window = r.size("window")?;
     let key_fps = r.number_or("key_fps", 2.0)?;
     let upsampler = upsampler.map(|part| Upsampler {
@@ -169,6 +173,7 @@ fn cascade(
             Some(ClassEmbedding::Table(rows)) => rows as u64,
             _ => scheduler.num_train_timesteps as u64,
         },
+        residual_scale,
     });
     Ok(Cascade {
         labels: conditions.config.labels.clone(),

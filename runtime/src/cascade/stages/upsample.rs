@@ -6,6 +6,7 @@ use super::super::error::{CascadeError, Place};
 use super::super::layout::Unit;
 use super::super::store::Frame;
 use super::{Stages, clip, one, one_i64, sample_error, split, stack};
+use crate::enlarge::enlarge;
 use crate::noise::{Source, segment};
 use crate::sampler::{Branch, Control, Guidance, Replace, Window, denoise};
 use crate::scheduler::{Step, alphas_bar};
@@ -25,7 +26,9 @@ impl Stages<'_> {
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
         let (Some(read), Some(settings)) = (unit.reads.first(), &self.plan.upsample) else { return Ok(vec![]) };
-        let factor = self.bundle.cascade.upsampler.as_ref().map_or(1, |u| u.factor);
+        let upsampler = self.bundle.cascade.upsampler.as_ref();
+        let factor = upsampler.map_or(1, |u| u.factor);
+        let residual = upsampler.and_then(|u| u.residual_scale);
         let [channels, height, width] = self.layout.streams[read.stream].shape;
         let folded = [channels * factor * factor, height, width];
         let alpha_bar = alphas_bar(&self.bundle.cascade.scheduler)[settings.noise_level as usize];
@@ -43,7 +46,12 @@ impl Stages<'_> {
         };
         let window = Window { known: ArrayD::zeros(vec![0]), noise, seen: vec![], replace: Replace::None };
         let x = denoise(steps, &window, Guidance::NONE, control, &call).map_err(|e| sample_error(place, e))?;
-        Ok(split(x, 0..read.frames.len()).iter().map(|frame| Frame::new(unfold(frame, factor))).collect())
+        let pictures = split(x, 0..read.frames.len()).into_iter().map(|x| unfold(&x, factor));
+        let finish = |(picture, small): (Array3<f32>, &Frame)| match residual {
+            Some(scale) => Frame::new(enlarge(small, factor) + picture / scale as f32),
+            None => Frame::new(picture),
+        };
+        Ok(pictures.zip(inputs.iter().flatten()).map(finish).collect())
     }
 
     /// Noise `[frames, …]`, each frame from segment `2·frame + which`.

@@ -60,7 +60,12 @@ pub(crate) fn bundle() -> Manifest {
             window: 4,
             key_fps: 2.0,
             interpolation: Some(Interpolation { factor: 4, regimes: 2 }),
-            upsampler: Some(Upsampler { prediction_type: PredictionType::Sample, factor: 2, noise_levels: 100 }),
+            upsampler: Some(Upsampler {
+                prediction_type: PredictionType::Sample,
+                factor: 2,
+                noise_levels: 100,
+                residual_scale: None,
+            }),
         },
     }
 }
