@@ -8,6 +8,7 @@ Noise for every segment is `noise(seed, stage, segment, shape)`, so any part can
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,11 @@ def noise(seed: int, stage: str, segment: int, shape) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(key % (1 << 63)))
 
 
+def enlarge(frames):
+    """Frames `t 3 h w` -> `t 3 4h 4w`, bicubic."""
+    return F.interpolate(frames, scale_factor=4, mode="bicubic", align_corners=False)
+
+
 class Cascade:
     def __init__(self, folder):
         folder = Path(folder)
@@ -36,7 +42,7 @@ class Cascade:
         self.interpolation_model = Graft.load(unet(), folder / "interpolate").eval()
         self.vae = vae()
         self.decoder = Graft.load(vae(), folder / "decoder", "decoder.").eval() if (folder / "decoder").exists() else None
-        self.upsampler = None
+        self.upsampler, self.residual_scale = None, json.loads((folder / "model_index.json").read_text()).get("upsampler_residual_scale")
         if (folder / "upsampler-temporal").exists():
             self.upsampler = Graft.load(unet("upsampler"), folder / "upsampler-temporal").eval()
         self.conditions = Conditions(self.keyframe_model.spatial.config.cross_attention_dim).eval()
@@ -123,7 +129,10 @@ class Cascade:
             for step in self.upsampler_scheduler.timesteps:
                 clean = self.upsampler.run(lambda u: u(torch.cat([x, low], 1), step, tokens, class_labels=labels).sample, n)
                 x = self.upsampler_scheduler.step(clean, step, x).prev_sample
-            out.append(F.pixel_shuffle(x, 4))
+            picture = F.pixel_shuffle(x, 4)
+            if self.residual_scale:                        # the network fills in what a bicubic enlargement lacks
+                picture = enlarge(part) + picture / self.residual_scale
+            out.append(picture)
         return torch.cat(out)
 
 
