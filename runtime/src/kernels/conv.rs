@@ -2,7 +2,7 @@
 //! the inner loop reads every tap straight from the input.
 
 use super::lanes::{Lanes, Level, Work, dispatch};
-use super::tile::{Rows, Tile};
+use super::tile::{self, Rows, Tile};
 
 /// Weights in the order in which the inner loop reads them.
 #[derive(Clone, Debug)]
@@ -196,8 +196,8 @@ impl Work for OverPlanes<'_> {
             for start in (0..end).step_by(widest) {
                 let wide = (end - start).div_ceil(V::LEN).min(V::WIDE);
                 for (first, w, bias) in weights.blocks(0, weights.rows) {
-                    let tile = Tile { weights: w, rows: all, bias, x: &buffer[start..] };
-                    tile.compute::<V>(wide, &mut out);
+                    let tile = Tile { weights: tile::Weights::Packed(w), rows: all, bias, x: &buffer[start..] };
+                    tile.compute::<V>(wide, &mut out, wide * V::LEN);
                     let channels = y[first * rows * columns..].chunks_exact_mut(rows * columns);
                     for (sums, channel) in out.chunks_exact(wide * V::LEN).zip(channels) {
                         store_rows(sums, start, pitch, columns, channel);
@@ -287,65 +287,51 @@ struct OverClips<'a> {
 }
 
 impl Work for OverClips<'_> {
+    /// A tile of positions is brought together for all frames and channels first: in place,
+    /// its rows are often a multiple of 4 KiB apart, where caches hold only few of them.
     #[inline(always)]
     fn run<V: Lanes, const FMA: bool>(self) {
-        let Self { weights, clips, x, y } = self;
-        let Clips { taps, frames, channels, positions } = clips;
-        let half = taps / 2;
-        let frame = channels * positions;
-        let offset = |k: usize| (k / channels * frame + k % channels * positions) as u32;
-        let offsets: Vec<u32> = (0..weights.rows).map(offset).collect();
-        let mut scratch = Scratch { panel: Vec::new(), out: vec![0.0; V::HIGH * V::WIDE * V::LEN] };
-        for (n, y) in y.chunks_exact_mut(weights.out * positions).enumerate() {
-            let t = n % frames;
-            // The taps that fall inside the clip; they start at the first of the frames they see.
-            let (from, to) = (half.saturating_sub(t), taps.min(frames + half - t));
-            let x = &x[(n + from - half) * frame..];
-            let rows = Rows::new(&offsets[..(to - from) * channels]);
-            for start in (0..positions).step_by(V::WIDE * V::LEN) {
-                let width = (positions - start).min(V::WIDE * V::LEN);
-                let blocks = weights.blocks(from * channels, to * channels);
-                columns::<V>(blocks, rows, &x[start..], &mut scratch, width, |m, sums| {
-                    if m < weights.out {
-                        y[m * positions + start..m * positions + start + width].copy_from_slice(&sums[..width]);
+        let Self { weights, clips: Clips { taps, frames, channels, positions }, x, y } = self;
+        let (half, widest) = (taps / 2, V::WIDE * V::LEN);
+        let mut panel = vec![0.0; frames * channels * widest];
+        let mut out = vec![0.0; V::HIGH * widest];
+        let mut offsets = Vec::with_capacity(weights.rows);
+        let clips = x.chunks_exact(frames * channels * positions);
+        for (x, y) in clips.zip(y.chunks_exact_mut(frames * weights.out * positions)) {
+            for start in (0..positions).step_by(widest) {
+                let width = (positions - start).min(widest);
+                let full = width.next_multiple_of(V::LEN);
+                for (row, to) in x.chunks_exact(positions).zip(panel.chunks_exact_mut(full)) {
+                    copy(&row[start..start + width], to);
+                }
+                offsets.clear();
+                offsets.extend((0..weights.rows).map(|k| (k * full) as u32));
+                for (t, y) in y.chunks_exact_mut(weights.out * positions).enumerate() {
+                    // The taps that fall inside the clip, and the frame that the first of them sees.
+                    let (from, to) = (half.saturating_sub(t), taps.min(frames + half - t));
+                    let x = &panel[(t + from - half) * channels * full..];
+                    let rows = Rows::new(&offsets[..(to - from) * channels]);
+                    for (first, w, bias) in weights.blocks(from * channels, to * channels) {
+                        let tile = Tile { weights: tile::Weights::Packed(w), rows, bias, x };
+                        tile.compute::<V>(full / V::LEN, &mut out, full);
+                        let sums = out.chunks_exact(full).take(V::HIGH);
+                        for (sums, y) in sums.zip(y[first * positions..].chunks_exact_mut(positions)) {
+                            copy(&sums[..width], &mut y[start..]);
+                        }
                     }
-                });
+                }
             }
         }
     }
 }
 
-struct Scratch {
-    panel: Vec<f32>,
-    out: Vec<f32>,
-}
-
-/// All output channels of `width` positions; `take(channel, sums)` receives them.
+/// Copies `from` to the start of `to`, without a call for the few numbers it has.
 #[inline(always)]
-fn columns<'w, V: Lanes>(
-    blocks: impl Iterator<Item = (usize, &'w [f32], &'w [f32])>,
-    rows: Rows,
-    x: &[f32],
-    scratch: &mut Scratch,
-    width: usize,
-    mut take: impl FnMut(usize, &[f32]),
-) {
-    let wide = width.div_ceil(V::LEN);
-    let full = wide * V::LEN;
-    let inside = x.len() >= rows.needs(full);
-    if !inside {
-        // Only where the last tile would read beyond the input.
-        rows.gather(x, full, &mut scratch.panel);
-    }
-    let packed: Vec<u32> = if inside { Vec::new() } else { (0..rows.len()).map(|k| (k * full) as u32).collect() };
-    let (rows, x) = if inside { (rows, x) } else { (Rows::new(&packed), scratch.panel.as_slice()) };
-    for (first, weights, bias) in blocks {
-        let tile = Tile { weights, rows, bias, x };
-        tile.compute::<V>(wide, &mut scratch.out);
-        for (m, sums) in scratch.out.chunks_exact(full).take(V::HIGH).enumerate() {
-            take(first + m, sums);
-        }
-    }
+fn copy(from: &[f32], to: &mut [f32]) {
+    let to = &mut to[..from.len()];
+    let ((from, rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.copy_from_slice(rest);
 }
 
 #[cfg(test)]

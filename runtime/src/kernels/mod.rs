@@ -1,6 +1,7 @@
 //! Fused kernels: functions of domain `vldm`, and a few standard operators, that run as one
 //! piece of native code. The function body in the model file says what they mean.
 
+mod attention;
 mod conv;
 mod group_norm;
 mod lanes;
@@ -8,6 +9,7 @@ mod math;
 mod temporal_attention;
 mod tile;
 
+pub use attention::{Attention, Operand};
 pub use conv::{Conv2d, Geometry, TemporalConv};
 pub use group_norm::GroupNorm;
 pub use temporal_attention::TemporalAttention;

@@ -1,7 +1,10 @@
 //! `vldm::TemporalAttention` on slices: every position attends over its own frames, in
 //! the `[batch, frames, positions, channels]` layout, without moving data.
 
-mod simd;
+use super::attention::{Attention, Operand};
+
+/// Numbers of each frame that are brought together at once.
+const BLOCK: usize = 512;
 
 /// The attributes of one `vldm::TemporalAttention` node.
 ///
@@ -62,21 +65,43 @@ impl TemporalAttention {
         let item = frames * positions * channels;
         let clips = q.chunks_exact(item).zip(k.chunks_exact(item)).zip(v.chunks_exact(item));
         for (((q, k), v), y) in clips.zip(y.chunks_exact_mut(item)) {
-            simd::attend(&Clip { frames, positions, channels, attention: *self, q, k, v }, y);
+            self.run_clip([frames, positions, channels], [q, k, v], y)?;
         }
         Ok(())
     }
-}
 
-/// One batch entry, `[frames, positions, channels]`.
-struct Clip<'a> {
-    frames: usize,
-    positions: usize,
-    channels: usize,
-    attention: TemporalAttention,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    /// One batch entry, a few positions at a time: the same position of successive frames is
+    /// so far apart that caches and address translation fail if all frames are read at once.
+    fn run_clip(&self, shape: [usize; 3], operands: [&[f32]; 3], y: &mut [f32]) -> Result<(), String> {
+        let [frames, positions, channels] = shape;
+        let pitch = positions * channels;
+        let width = channels / self.heads;
+        let block = (BLOCK / channels).clamp(1, positions);
+        let mut copies: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.0; frames * block * channels]);
+        for start in (0..pitch).step_by(block * channels) {
+            let row = (pitch - start).min(block * channels);
+            let [q, k, v, out] = &mut copies;
+            for (copy, from) in [&mut *q, k, v].into_iter().zip(operands) {
+                for (to, from) in copy.chunks_exact_mut(row).zip(from.chunks_exact(pitch)) {
+                    to.copy_from_slice(&from[start..start + row]);
+                }
+            }
+            let attention = Attention {
+                outer: [1, row / channels, self.heads],
+                queries: frames,
+                keys: frames,
+                width,
+                operands: [Operand { outer: [0, channels, width], row }; 4],
+                scale: self.scale,
+                window: self.window,
+            };
+            attention.run(q, k, v, out)?;
+            for (from, to) in out.chunks_exact(row).zip(y.chunks_exact_mut(pitch)) {
+                to[start..start + row].copy_from_slice(from);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

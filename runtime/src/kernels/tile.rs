@@ -38,52 +38,86 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The factors of a tile's sum, by row `k` and output channel `m`.
+#[derive(Clone, Copy)]
+pub enum Weights<'a> {
+    /// `[rows][HIGH]`
+    Packed(&'a [f32]),
+    /// Channel `m` of `count` starts at `m · pitch`; channels beyond repeat the last.
+    Pitched { numbers: &'a [f32], pitch: usize, count: usize },
+}
+
 /// What a tile sums: `out[m][p] = bias[m] + Σ_k weights[k][m] · x[rows[k] + p]`.
 pub struct Tile<'a> {
-    /// `[rows][HIGH]`
-    pub weights: &'a [f32],
+    /// The factors.
+    pub weights: Weights<'a>,
     /// Where the rows of the sum start.
     pub rows: Rows<'a>,
-    /// `[HIGH]`
+    /// `[HIGH]`, or empty for zeros.
     pub bias: &'a [f32],
     /// Input, from the tile's first position.
     pub x: &'a [f32],
 }
 
 impl Tile<'_> {
-    /// Computes `HIGH` channels by `wide` vectors (1 to `WIDE`) into rows of `wide · LEN` numbers.
+    /// Computes `HIGH` channels by `wide` vectors (1 to `WIDE`) into rows of `wide · LEN` numbers
+    /// that start `pitch` apart.
     #[inline(always)]
-    pub fn compute<V: Lanes>(&self, wide: usize, out: &mut [f32]) {
+    pub fn compute<V: Lanes>(&self, wide: usize, out: &mut [f32], pitch: usize) {
         match (V::HIGH, wide) {
-            (8, 3) => self.sum::<V, 8, 3>(out),
-            (8, 2) => self.sum::<V, 8, 2>(out),
-            (8, _) => self.sum::<V, 8, 1>(out),
-            (_, 3) => self.sum::<V, 4, 3>(out),
-            (_, 2) => self.sum::<V, 4, 2>(out),
-            _ => self.sum::<V, 4, 1>(out),
+            (8, 3) => self.channels::<V, 8, 3>(out, pitch),
+            (8, 2) => self.channels::<V, 8, 2>(out, pitch),
+            (8, _) => self.channels::<V, 8, 1>(out, pitch),
+            (_, 3) => self.channels::<V, 4, 3>(out, pitch),
+            (_, 2) => self.channels::<V, 4, 2>(out, pitch),
+            _ => self.channels::<V, 4, 1>(out, pitch),
         }
     }
 
     #[inline(always)]
-    fn sum<V: Lanes, const M: usize, const N: usize>(&self, out: &mut [f32]) {
+    fn channels<V: Lanes, const M: usize, const N: usize>(&self, out: &mut [f32], pitch: usize) {
+        let rows = self.rows.len();
+        match self.weights {
+            Weights::Packed(numbers) => {
+                assert!(numbers.len() >= rows * M, "a tile has all its weights");
+                // SAFETY: k < rows and m < M.
+                self.sum::<V, M, N>(|k, m| unsafe { *numbers.as_ptr().add(k * M + m) }, out, pitch);
+            }
+            Weights::Pitched { numbers, pitch: step, count } => {
+                let starts: [usize; M] = std::array::from_fn(|m| m.min(count.max(1) - 1) * step);
+                assert!(numbers.len() >= starts[M - 1] + rows, "a tile has all its weights");
+                // SAFETY: k < rows, and no channel starts after the last.
+                self.sum::<V, M, N>(|k, m| unsafe { *numbers.as_ptr().add(starts[m] + k) }, out, pitch);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sum<V: Lanes, const M: usize, const N: usize>(
+        &self,
+        weight: impl Fn(usize, usize) -> f32,
+        out: &mut [f32],
+        pitch: usize,
+    ) {
         assert!(self.x.len() >= self.rows.needs(N * V::LEN), "a tile stays inside its input");
         let mut sums = [[V::splat(0.0); N]; M];
         for (sum, &b) in sums.iter_mut().zip(self.bias) {
             *sum = [V::splat(b); N];
         }
-        for (weights, &offset) in self.weights.chunks_exact(M).zip(self.rows.list) {
+        for (k, &offset) in self.rows.list.iter().enumerate() {
             // SAFETY: `Rows` made `reach` the largest offset, and `x` holds N · LEN numbers
             // beyond it (checked above).
             let x: [V; N] =
                 std::array::from_fn(|i| unsafe { V::load(self.x.as_ptr().add(offset as usize + i * V::LEN)) });
-            for (sum, &w) in sums.iter_mut().zip(weights) {
-                let w = V::splat(w);
+            for (m, sum) in sums.iter_mut().enumerate() {
+                let w = V::splat(weight(k, m));
                 for (s, x) in sum.iter_mut().zip(x) {
                     *s = w.madd(x, *s);
                 }
             }
         }
-        for (sum, row) in sums.iter().zip(out.chunks_exact_mut(N * V::LEN)) {
+        for (m, sum) in sums.iter().enumerate() {
+            let row = &mut out[m * pitch..m * pitch + N * V::LEN];
             for (s, to) in sum.iter().zip(row.chunks_exact_mut(V::LEN)) {
                 s.store(to);
             }
