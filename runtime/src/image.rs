@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array3, ArrayView3};
 
 /// Most pixels of a picture that is read.
-const MAX_PIXELS: u64 = 1 << 26;
+const MAX_PIXELS: u64 = 1 << 25;
 
 /// Why a picture cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -322,3 +322,61 @@ pub(super) fn place(layout: &Layout, unit: usize) -> Place {
     let u = &layout.units[unit];
     Place { kind: layout.stages[u.stage].kind, unit: u.index }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use ndarray::Array3;
+    use serde_json::json;
+
+    use super::super::progress::Silent;
+    use super::super::testing::{bundle, plan, whole};
+    use super::*;
+
+    /// Makes blank frames, after a check that it was given what it reads.
+    struct Blank<'a> {
+        layout: &'a Layout,
+        panic_at: Option<usize>,
+    }
+
+    impl Work for Blank<'_> {
+        fn run(&self, unit: usize, inputs: &[Vec<Frame>], _: &dyn Control) -> Result<Vec<Frame>, CascadeError> {
+            assert!(self.panic_at != Some(unit), "as told");
+            let u = &self.layout.units[unit];
+            let given: Vec<usize> = inputs.iter().map(Vec::len).collect();
+            assert_eq!(given, u.reads.iter().map(|span| span.frames.len()).collect::<Vec<_>>());
+            Ok(vec![Frame::new(Array3::zeros([1, 1, 1])); u.writes.as_ref().map_or(0, |span| span.frames.len())])
+        }
+    }
+
+    #[test]
+    fn every_shape_of_plan_comes_to_its_end_on_any_lanes() {
+        for (i, lanes) in (0..96).zip([1, 2, 3, 7].into_iter().cycle()) {
+            let mut document = whole(i % 5);
+            let stages = document["stages"].as_array_mut().unwrap();
+            for stage in stages.iter_mut() {
+                match stage["op"].as_str() {
+                    Some("keyframes") => stage["start"] = json!(if i % 3 == 0 { "image" } else { "window" }),
+                    Some("predict") => stage["context"] = json!(1 + i % 3),
+                    Some("decode") => (stage["window"], stage["halo"]) = (json!(1 + i % 11), json!(i % 4)),
+                    Some("upsample") => (stage["window"], stage["overlap"]) = (json!(3 + i % 6), json!(i % 2)),
+                    _ => {}
+                }
+            }
+            stages.retain(|s| i % 7 != 0 || s["op"] != "upsample");
+            let layout = Layout::new(&plan(&document), &bundle()).unwrap();
+            let work = Blank { layout: &layout, panic_at: None };
+            let outcome = execute(&layout, &work, lanes, &AtomicBool::new(false), &Silent).unwrap();
+            assert!(outcome.peak_frames > 0, "plan {i}");
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_unit_ends_the_run_instead_of_a_standstill() {
+        let layout = Layout::new(&plan(&whole(1)), &bundle()).unwrap();
+        let work = Blank { layout: &layout, panic_at: Some(5) };
+        let run = || execute(&layout, &work, 3, &AtomicBool::new(false), &Silent).map(|_| ());
+        assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+    }
+}

@@ -30,13 +30,9 @@ impl Temporary {
     /// Starts a file for `target`. `suffix` tells several files for one target apart.
     pub(super) fn create(target: &Path, suffix: &str) -> Result<Self, VideoError> {
         let path = beside(target, suffix);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(io_error(target))?;
+        // A file of this name is left over from a process that had our number; a new one follows no link.
+        let _gone = fs::remove_file(&path);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(io_error(target))?;
         Ok(Self { target: target.to_path_buf(), path, file })
     }
 
