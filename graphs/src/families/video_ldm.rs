@@ -148,8 +148,8 @@ fn cascade(
     scheduler: Scheduler,
 ) -> Result<Cascade, ConfigError> {
     let size = r.sizes("latent_size")?;
-    let &[height, width] = size.as_slice() else {
-        return Err(r.unsupported("latent_size", format!("{size:?}"), "[height, width]"));
+    let &[height @ 1.., width @ 1..] = size.as_slice() else {
+        return Err(r.unsupported("latent_size", format!("{size:?}"), "[height, width], at least 1"));
     };
     let prediction_type = match r.text_opt("upsampler_prediction_type")? {
         None => scheduler.prediction_type,
@@ -165,6 +165,7 @@ fn cascade(
         return Err(r.unsupported("upsampler_residual_scale", scale.to_string(), "a positive number"));
     }
     let window = r.size("window")?;
+    r.counts("window", &[window])?;
     let key_fps = r.number_or("key_fps", 2.0)?;
     let upsampler = upsampler.map(|part| Upsampler {
         prediction_type,
