@@ -148,7 +148,7 @@ fn cascade(
     scheduler: Scheduler,
 ) -> Result<Cascade, ConfigError> {
     let size = r.sizes("latent_size")?;
-    let &[height @ 1.., width @ 1..] = size.as_slice() else {
+    let &[height @ 1..=usize::MAX, width @ 1..=usize::MAX] = size.as_slice() else {
         return Err(r.unsupported("latent_size", format!("{size:?}"), "[height, width], at least 1"));
     };
     let prediction_type = match r.text_opt("upsampler_prediction_type")? {
