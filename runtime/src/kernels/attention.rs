@@ -180,8 +180,8 @@ fn softmax<const FMA: bool>(row: &mut [f32], seen: std::ops::RangeInclusive<usiz
         }
     }
     let inverse = fold(sum, |a, b| a + b).recip();
-    for s in blocks.iter_mut().flatten() {
-        *s *= inverse;
+    for block in blocks {
+        block.iter_mut().for_each(|s| *s *= inverse);
     }
 }
 
