@@ -181,7 +181,9 @@ fn softmax<const FMA: bool>(row: &mut [f32], seen: std::ops::RangeInclusive<usiz
     }
     let inverse = fold(sum, |a, b| a + b).recip();
     for block in blocks {
-        block.iter_mut().for_each(|s| *s *= inverse);
+        for s in block {
+            *s *= inverse;
+        }
     }
 }
 

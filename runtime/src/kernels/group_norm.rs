@@ -24,7 +24,7 @@ impl GroupNorm {
 
     /// Groups and epsilon of a normalisation that neither scales nor shifts.
     pub fn is_plain(&self) -> Option<(usize, f32)> {
-        let plain = self.scale.iter().all(|&s| s == 1.0) && self.bias.iter().all(|&b| b == 0.0) && !self.silu;
+        let plain = self.scale.iter().all(|s| s.to_bits() == 1f32.to_bits()) && self.bias.iter().all(|&b| b == 0.0) && !self.silu;
         plain.then_some((self.groups, self.epsilon))
     }
 

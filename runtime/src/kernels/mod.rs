@@ -1,6 +1,9 @@
 //! Fused kernels: functions of domain `vldm`, and a few standard operators, that run as one
 //! piece of native code. The function body in the model file says what they mean.
 
+// Generic code must end up inside the one function that is compiled for an instruction set.
+#![allow(clippy::inline_always)]
+
 mod attention;
 mod conv;
 mod group_norm;

@@ -6,7 +6,7 @@ mod operator;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use ndarray::ArrayD;
 use ort::operator::OperatorDomain;
@@ -58,7 +58,7 @@ fn commit(environment: &ort::environment::Environment, path: &Path, o: &LoadOpti
         .with_disabled_optimizers("SkipLayerNormFusion")?;
     if o.kernels {
         let domain = OperatorDomain::new("vldm")?.add(operator::TemporalAttentionOp)?;
-        builder = builder.with_operators(Arc::new(domain))?;
+        builder = builder.with_operators(domain)?;
     }
     builder.commit_from_file(path)
 }

@@ -5,7 +5,7 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::{Datum, OutletId, SpecialOps, TVec, TractResult, TypedModel};
 use tract_onnx::tract_core::internal::{StaticName, bail, format_err};
-use tract_onnx::tract_hir::infer::{Factoid, InferenceOp, InferenceResult, Solver, TensorProxy};
+use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
 use tract_onnx::tract_hir::internal::{Expansion, expand};
 
 use super::kernels::{Layout, Mix, Norm};
@@ -27,35 +27,38 @@ enum Node {
 
 type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
-fn built(node: Node) -> Built {
-    Ok((expand(node), vec![]))
+fn built(node: Node) -> (Box<dyn InferenceOp>, Vec<String>) {
+    (expand(node), vec![])
 }
 
 /// `vldm::TemporalAttention`
 pub fn temporal_attention(_: &ParsingContext, node: &NodeProto) -> Built {
     let (heads, scale): (i64, f32) = (node.get_attr("heads")?, node.get_attr("scale")?);
     let window = node.get_attr_opt::<i64>("window")?.unwrap_or(0);
-    built(Node::TemporalAttention(TemporalAttention::new(heads, scale, window).map_err(|e| format_err!("{e}"))?))
+    Ok(built(Node::TemporalAttention(TemporalAttention::new(heads, scale, window).map_err(|e| format_err!("{e}"))?)))
 }
 
 /// `vldm::TemporalConv`
-pub fn temporal_conv(_: &ParsingContext, _: &NodeProto) -> Built {
-    built(Node::TemporalConv)
+pub fn temporal_conv(_: &ParsingContext, node: &NodeProto) -> Built {
+    if let Some(unknown) = node.attribute.first() {
+        bail!("vldm::TemporalConv has no attribute `{}`", unknown.name);
+    }
+    Ok(built(Node::TemporalConv))
 }
 
 /// `vldm::ClipGroupNorm`
 pub fn clip_group_norm(_: &ParsingContext, node: &NodeProto) -> Built {
-    built(Node::ClipGroupNorm { groups: node.get_attr("groups")?, epsilon: node.get_attr("epsilon")? })
+    Ok(built(Node::ClipGroupNorm { groups: node.get_attr("groups")?, epsilon: node.get_attr("epsilon")? }))
 }
 
 /// `vldm::Mix`
 pub fn mix(_: &ParsingContext, node: &NodeProto) -> Built {
-    built(Node::Mix(Mix { temporal: node.get_attr("temporal")? }))
+    Ok(built(Node::Mix(Mix { temporal: node.get_attr("temporal")? })))
 }
 
 /// `InstanceNormalization`, which tract would spell out in eleven operators.
 pub fn instance_norm(_: &ParsingContext, node: &NodeProto) -> Built {
-    built(Node::InstanceNorm { epsilon: node.get_attr_opt("epsilon")?.unwrap_or(1e-5) })
+    Ok(built(Node::InstanceNorm { epsilon: node.get_attr_opt("epsilon")?.unwrap_or(1e-5) }))
 }
 
 impl Node {
