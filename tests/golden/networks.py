@@ -110,7 +110,8 @@ def tiny_cascade(folder: Path) -> None:
     f.write_json("model_index.json", {"_class_name": "VideoLDMPipeline", "format_version": 1, "unet": "unet", "keyframes": "keyframes",
                  "interpolate": "interpolate", "vae": "vae", "decoder": "decoder", "upsampler": "upsampler",
                  "upsampler_temporal": "upsampler-temporal", "conditions": "conditions", "scheduler": "scheduler", "key_fps": 2.0,
-                 "window": 4, "latent_size": [6, 10], "upsampler_prediction_type": "sample"})
+                 "window": 4, "latent_size": [6, 10], "upsampler_prediction_type": "sample",
+                 "upsampler_residual_scale": 2.0})
     f.finish()
 
 
