@@ -6,6 +6,7 @@ mod inline;
 mod model;
 mod ops;
 mod plans;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

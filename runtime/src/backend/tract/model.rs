@@ -11,7 +11,7 @@ use tract_onnx::prelude::{
     Datum, Framework, InferenceFact, InferenceModel, InferenceModelExt, TractResult, TypedSimplePlan,
 };
 
-use super::{NAME, inline, ops};
+use super::{NAME, inline, ops, weights};
 use crate::backend::{Axis, Port};
 use crate::error::BackendError;
 use crate::tensor::DType;
@@ -68,12 +68,14 @@ pub fn read(path: &Path, kernels: bool) -> Result<Model, BackendError> {
     let graph = proto.graph.as_mut().ok_or_else(|| refuse("holds no graph".into()))?;
     let (inputs, outputs) = signature(graph).map_err(refuse)?;
     graph.value_info.clear();
+    let casts = weights::casts(graph);
     if kernels {
         ops::register(&mut onnx.op_register);
     }
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = dir.to_str().ok_or_else(|| refuse("lies in a folder whose name is not UTF-8".into()))?;
     let graph = onnx.parse(&proto, Some(dir)).map_err(load)?.model;
+    let graph = weights::fold(graph, &casts).map_err(load)?;
     Ok(Model { inputs, outputs, graph, kernels })
 }
 

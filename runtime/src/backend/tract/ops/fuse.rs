@@ -2,21 +2,23 @@
 //! are concrete here, so that a reshape can be seen to move nothing.
 
 use tract_onnx::prelude::{Datum, OutletId, TractResult, TypedModel, TypedModelPatch, TypedNode};
-use tract_onnx::tract_core::internal::{AxisOp, TypedOp};
+use tract_onnx::tract_core::internal::{AxesMapping, AxisOp, TypedOp};
 use tract_onnx::tract_core::ops::binary::{BinMiniOp, TypedBinOp};
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, PaddingSpec};
+use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_core::ops::math::{Add, Mul};
-use tract_onnx::tract_core::ops::nn::{DataFormat, Sigmoid};
+use tract_onnx::tract_core::ops::nn::{DataFormat, Sigmoid, Softmax, SoftmaxKind};
 
-use super::kernels::{Layout, Norm};
+use super::kernels::{Layout, Norm, StridedAttention};
 use super::native::NativeOp;
-use crate::kernels::{Conv2d, Geometry, GroupNorm};
+use super::strides::{self, View};
+use crate::kernels::{Attention, Conv2d, Geometry, GroupNorm, Operand};
 
 type Rule = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
 
 /// In this order: what one makes, the next may use.
-const RULES: &[Rule] = &[convolution, group_norm, norm_silu];
+const RULES: &[Rule] = &[convolution, group_norm, norm_silu, attention];
 
 /// Applies every rule to every node, once.
 ///
@@ -60,12 +62,12 @@ fn constant(model: &TypedModel, mut outlet: OutletId) -> TractResult<Option<Vec<
 }
 
 /// The concrete shape of a value.
-fn shape(model: &TypedModel, outlet: OutletId) -> TractResult<Vec<usize>> {
+pub fn shape(model: &TypedModel, outlet: OutletId) -> TractResult<Vec<usize>> {
     Ok(model.outlet_fact(outlet)?.shape.as_concrete().unwrap_or_default().to_vec())
 }
 
 /// The only reader of a value that no output shows.
-fn reader(model: &TypedModel, outlet: OutletId) -> Option<&TypedNode> {
+pub fn reader(model: &TypedModel, outlet: OutletId) -> Option<&TypedNode> {
     match model.outlet_successors(outlet) {
         [only] if !model.output_outlets().ok()?.contains(&outlet) => Some(model.node(only.node)),
         _ => None,
@@ -170,4 +172,57 @@ fn norm_silu(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedMo
     }
     let kernel = Norm { kernel: norm.kernel.clone().with_silu(), layout: norm.layout };
     replace(model, product.id.into(), NativeOp::new(kernel), &node.inputs)
+}
+
+/// `softmax(q k) v` over the last two of at most five axes → [`Attention`], which also reads
+/// and writes through the transpositions and reshapes around it.
+fn attention(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(softmax) = node.op_as::<Softmax>() else { return Ok(None) };
+    let scores = node.inputs[0];
+    let rank = shape(model, scores)?.len();
+    let over_keys = softmax.axes[..] == [rank.wrapping_sub(1)] && matches!(softmax.kind, SoftmaxKind::Softmax);
+    if !over_keys || !(3..=5).contains(&rank) || softmax.quant_output_dt.is_some() {
+        return Ok(None);
+    }
+    let first = model.node(scores.node);
+    let Some(second) = reader(model, node.id.into()).filter(|_| reader(model, scores).is_some()) else {
+        return Ok(None);
+    };
+    if !is_matmul(first, rank)? || !is_matmul(second, rank)? || second.inputs[0] != node.id.into() {
+        return Ok(None);
+    }
+    let (q, k) = (strides::before(model, first.inputs[0])?, strides::before(model, first.inputs[1])?);
+    let (v, y) = (strides::before(model, second.inputs[1])?, strides::after(model, second.id.into())?);
+    let Some(kernel) = strided_attention(&q, &k, &v, &y) else { return Ok(None) };
+    let kernel = StridedAttention { kernel, shape: shape(model, y.source)? };
+    replace(model, y.source, NativeOp::new(kernel), &[q.source, k.source, v.source])
+}
+
+/// A product of f32 matrices over the last two axes, outer axes side by side.
+fn is_matmul(node: &TypedNode, rank: usize) -> TractResult<bool> {
+    let Some(product) = node.op_as::<EinSum>() else { return Ok(false) };
+    let plain = AxesMapping::for_numpy_matmul(rank, false, false, false)?;
+    let f32s = product.operating_dt == f32::datum_type() && product.q_params.is_none();
+    Ok(f32s && product.axes.input_count() == 2 && product.axes.to_strs() == plain.to_strs())
+}
+
+/// `q` `[…, l, d]`, `k` `[…, d, m]`, `v` `[…, m, d]`, `y` `[…, l, d]`.
+fn strided_attention(q: &View, k: &View, v: &View, y: &View) -> Option<Attention> {
+    let (&[queries, width], &[same, keys]) = (q.shape.last_chunk::<2>()?, k.shape.last_chunk::<2>()?);
+    let outer = &q.shape[..q.shape.len() - 2];
+    let alike = [k, v, y].iter().all(|o| o.shape[..o.shape.len() - 2] == *outer);
+    if !alike || same != width || v.shape.last_chunk::<2>()? != &[keys, width] {
+        return None;
+    }
+    // Outer axes fill up from the right.
+    let padded = |from: &[usize], with: usize| -> [usize; 3] {
+        let start = 3 - outer.len();
+        std::array::from_fn(|i| if i < start { with } else { from[i - start] })
+    };
+    let operand = |view: &View, row: usize, inner: usize| {
+        let (row, inner) = (view.strides[outer.len() + row], view.strides[outer.len() + inner]);
+        (inner == 1 || width == 1).then(|| Operand { outer: padded(&view.strides, 0), row })
+    };
+    let operands = [operand(q, 0, 1)?, operand(k, 1, 0)?, operand(v, 0, 1)?, operand(y, 0, 1)?];
+    Some(Attention { outer: padded(outer, 1), queries, keys, width, operands, scale: 1.0, window: usize::MAX })
 }

@@ -1,7 +1,7 @@
 //! What each of our kernels takes and makes.
 
 use super::native::{Input, Native};
-use crate::kernels::{Conv2d, GroupNorm, TemporalAttention, TemporalConv};
+use crate::kernels::{Attention, Conv2d, GroupNorm, TemporalAttention, TemporalConv};
 
 fn shape4(name: &str, shape: &[usize]) -> Result<[usize; 4], String> {
     shape.try_into().map_err(|_| format!("{name} takes four axes, found {shape:?}"))
@@ -121,5 +121,27 @@ impl Native for Mix {
         let &[(_, x), (_, h)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
         y.iter_mut().zip(x.iter().zip(h)).for_each(|(y, (x, h))| *y = x + self.temporal * h);
         Ok(())
+    }
+}
+
+/// [`Attention`] with the shape that its output has.
+#[derive(Clone, Debug)]
+pub struct StridedAttention {
+    pub kernel: Attention,
+    pub shape: Vec<usize>,
+}
+
+impl Native for StridedAttention {
+    fn name(&self) -> &'static str {
+        "vldm.Attention"
+    }
+
+    fn output(&self, _: &[&[usize]]) -> Result<Vec<usize>, String> {
+        Ok(self.shape.clone())
+    }
+
+    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+        let &[(_, q), (_, k), (_, v)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
+        self.kernel.run(q, k, v, y)
     }
 }

@@ -4,6 +4,8 @@ mod functions;
 mod fuse;
 mod kernels;
 mod native;
+mod resize;
+mod strides;
 
 use tract_onnx::model::OnnxOpRegister;
 
@@ -17,4 +19,5 @@ pub fn register(register: &mut OnnxOpRegister) {
     register.insert("ClipGroupNorm", functions::clip_group_norm);
     register.insert("Mix", functions::mix);
     register.insert("InstanceNormalization", functions::instance_norm);
+    register.insert("Resize", resize::resize);
 }
