@@ -1,7 +1,7 @@
 //! Runs a bundle: engines, schedules, the cascade of stages and video files.
 //!
-//! [`BACKENDS`](backend::BACKENDS) lists the engines; each loads one part of a bundle
-//! into a [`Session`](backend::Session).
+//! [`BACKENDS`] lists the engines; each loads one part of a bundle
+//! into a [`Session`].
 
 pub mod backend;
 pub mod cascade;

@@ -18,7 +18,7 @@ fn missing(what: &str, why: &str) {
     eprintln!("skipped: {what}: {why}");
 }
 
-/// A folder for `PYTHONPATH` that holds [`PACKAGES`], or `None` when pip cannot fill one.
+/// A folder for `PYTHONPATH` that holds the pinned packages, or `None` when pip cannot fill one.
 pub fn packages() -> Option<&'static Path> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     FOLDER.get_or_init(install).as_deref()

@@ -1,6 +1,6 @@
 //! The cascade: from a plan and a bundle to a video.
 //!
-//! A [`Plan`](plan::Plan) says what to make. A [`Layout`](layout::Layout) turns it into units of work: the first window
+//! A [`Plan`] says what to make. A [`Layout`] turns it into units of work: the first window
 //! of key frames, a prediction chunk, an interpolation gap, a window to decode or enlarge, frames to write. A unit is a
 //! pure function of the plan, the bundle and the frames it reads. The executor runs units as soon as what they read is
 //! there, the one that the video needs first before the others, on as many lanes as the engine can use: early frames
