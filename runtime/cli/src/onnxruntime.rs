@@ -44,8 +44,13 @@ pub fn wheel() -> Option<&'static Wheel> {
     WHEELS.iter().find(|w| w.os == env::consts::OS && w.arch == env::consts::ARCH)
 }
 
-/// Name of the library's file.
-pub fn file_name() -> &'static str {
+/// Name of the library that `vldm setup ort` gets, inside its folder and inside the wheel.
+pub fn pinned_name() -> String {
+    format!("libonnxruntime.so.{VERSION}")
+}
+
+/// Name of a library that the system has.
+fn system_name() -> &'static str {
     match env::consts::OS {
         "macos" => "libonnxruntime.dylib",
         "windows" => "onnxruntime.dll",
@@ -61,12 +66,14 @@ pub fn setup_folder() -> anyhow::Result<PathBuf> {
 /// The first library there is: `$ORT_DYLIB_PATH`, then what `vldm setup ort` got, then the system's folders.
 pub fn find() -> Option<PathBuf> {
     let named = env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()).map(PathBuf::from);
-    named.or_else(|| folders_searched().iter().map(|f| f.join(file_name())).find(|p| p.is_file()))
+    let fetched = setup_folder().ok().map(|folder| folder.join(pinned_name()));
+    let system = system_folders().into_iter().map(|folder| folder.join(system_name()));
+    named.or_else(|| fetched.into_iter().chain(system).find(|p| p.is_file()))
 }
 
-fn folders_searched() -> Vec<PathBuf> {
+fn system_folders() -> Vec<PathBuf> {
     let system = ["/usr/local/lib", "/usr/lib64", "/usr/lib"].iter().map(|f| Path::new(f).to_path_buf());
     let listed = env::var_os("LD_LIBRARY_PATH");
     let listed: Vec<PathBuf> = listed.iter().flat_map(env::split_paths).filter(|p| p.is_absolute()).collect();
-    setup_folder().into_iter().chain(listed).chain(system).collect()
+    listed.into_iter().chain(system).collect()
 }

@@ -51,7 +51,7 @@ impl fmt::Display for Report {
 pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let What::Ort { dir, python } = args.what;
     let dir = dir.map_or_else(onnxruntime::setup_folder, Ok)?;
-    let library = dir.join(onnxruntime::file_name());
+    let library = dir.join(onnxruntime::pinned_name());
     let fetched = !library.is_file();
     if fetched {
         let wheel = onnxruntime::wheel().with_context(|| {
@@ -80,8 +80,8 @@ fn fetch(wheel: &Wheel, python: &Path, dir: &Path) -> anyhow::Result<()> {
     let mut unzip = Command::new(python);
     unzip.args(["-m", "zipfile", "-e"]).arg(&file).arg(&unpacked);
     ask(unzip, "python's zipfile")?;
-    let library = unpacked.join(format!("onnxruntime/capi/libonnxruntime.so.{}", onnxruntime::VERSION));
-    let place = dir.join(onnxruntime::file_name());
+    let library = unpacked.join("onnxruntime/capi").join(onnxruntime::pinned_name());
+    let place = dir.join(onnxruntime::pinned_name());
     fs::File::open(&library).and_then(|f| f.sync_all()).with_context(|| format!("{}", library.display()))?;
     fs::rename(&library, &place).with_context(|| format!("{}", place.display()))
 }
