@@ -4,6 +4,8 @@
 #[cfg(feature = "ort")]
 mod ort;
 mod port;
+#[cfg(all(test, feature = "tract"))]
+mod tests;
 #[cfg(feature = "tract")]
 mod tract;
 
