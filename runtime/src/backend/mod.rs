@@ -4,7 +4,7 @@
 #[cfg(feature = "ort")]
 mod ort;
 mod port;
-#[cfg(all(test, feature = "tract"))]
+#[cfg(test)]
 mod tests;
 #[cfg(feature = "tract")]
 mod tract;

@@ -8,11 +8,13 @@ mod ops;
 mod plans;
 mod weights;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ndarray::ArrayD;
 use tract_onnx::prelude::{Datum, IntoTValue, IntoTensor, TValue, Tensor as TractTensor, TractResult, TypedSimplePlan};
+
+use tract_onnx::tract_core::internal::format_err;
 
 use self::model::Model;
 use self::plans::Plans;
@@ -56,9 +58,9 @@ struct TractSession {
 
 impl TractSession {
     fn evaluate(&self, shapes: &[&[usize]], inputs: &[&Tensor]) -> TractResult<Vec<Tensor>> {
-        let plan = self.plans.get(shapes, || self.model.specialise(shapes))?;
+        let plan = self.plans.get(shapes, || guarded(|| self.model.specialise(shapes)))?;
         let inputs = inputs.iter().map(|t| to_tract(t)).collect::<TractResult<_>>()?;
-        let outputs = TypedSimplePlan::run(&Arc::clone(&plan), inputs)?;
+        let outputs = guarded(|| TypedSimplePlan::run(&plan, inputs))?;
         outputs.into_iter().zip(&self.model.outputs).map(|(value, port)| from_tract(value, port.dtype)).collect()
     }
 }
@@ -82,6 +84,16 @@ impl Session for TractSession {
             source: source.into(),
         })
     }
+}
+
+/// tract refuses most files that make no sense, and panics on some: such a panic says that
+/// the file is at fault, not that the program has to end.
+fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(format_err!("the model makes no sense to tract: {words}"))
+    })
 }
 
 fn to_tract(t: &Tensor) -> TractResult<TValue> {

@@ -11,7 +11,7 @@ use tract_onnx::prelude::{
     Datum, Framework, InferenceFact, InferenceModel, InferenceModelExt, TractResult, TypedSimplePlan,
 };
 
-use super::{NAME, inline, ops, weights};
+use super::{NAME, guarded, inline, ops, weights};
 use crate::backend::{Axis, Port};
 use crate::error::BackendError;
 use crate::tensor::DType;
@@ -74,8 +74,7 @@ pub fn read(path: &Path, kernels: bool) -> Result<Model, BackendError> {
     }
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = dir.to_str().ok_or_else(|| refuse("lies in a folder whose name is not UTF-8".into()))?;
-    let graph = onnx.parse(&proto, Some(dir)).map_err(load)?.model;
-    let graph = weights::fold(graph, &casts).map_err(load)?;
+    let graph = guarded(|| weights::fold(onnx.parse(&proto, Some(dir))?.model, &casts)).map_err(load)?;
     Ok(Model { inputs, outputs, graph, kernels })
 }
 

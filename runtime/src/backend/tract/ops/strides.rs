@@ -122,7 +122,7 @@ mod tests {
     use tract_onnx::prelude::ToDim;
 
     fn reshape(at: usize, from: &[usize], to: &[usize]) -> AxisOp {
-        let dims = |sizes: &[usize]| sizes.iter().map(|n| n.to_dim()).collect();
+        let dims = |sizes: &[usize]| sizes.iter().map(ToDim::to_dim).collect();
         AxisOp::Reshape(at, dims(from), dims(to))
     }
 
