@@ -10,15 +10,15 @@ use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_core::ops::math::{Add, Mul};
 use tract_onnx::tract_core::ops::nn::{DataFormat, Sigmoid, Softmax, SoftmaxKind};
 
-use super::kernels::{Layout, Norm, StridedAttention};
-use super::native::NativeOp;
+use super::kernels::{AddRows, Layout, Norm, StridedAttention};
+use super::native::{Native, NativeOp};
 use super::strides::{self, View};
 use crate::kernels::{Attention, Conv2d, Geometry, GroupNorm, Operand};
 
 type Rule = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
 
 /// In this order: what one makes, the next may use.
-const RULES: &[Rule] = &[convolution, group_norm, norm_silu, attention];
+const RULES: &[Rule] = &[convolution, group_norm, norm_silu, attention, add_rows];
 
 /// Applies every rule to every node, once.
 ///
@@ -225,4 +225,21 @@ fn strided_attention(q: &View, k: &View, v: &View, y: &View) -> Option<Attention
     };
     let operands = [operand(q, 0, 1)?, operand(k, 1, 0)?, operand(v, 0, 1)?, operand(y, 0, 1)?];
     Some(Attention { outer: padded(outer, 1), queries, keys, width, operands, scale: 1.0, window: usize::MAX })
+}
+
+/// The sum of a value and one number for each of its rows → [`AddRows`].
+fn add_rows(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let &[a, b] = node.inputs.as_slice() else { return Ok(None) };
+    let f32s = [a, b].iter().all(|&o| model.outlet_fact(o).is_ok_and(|f| f.datum_type == f32::datum_type()));
+    if !f32s || !node.op_as::<TypedBinOp>().is_some_and(|op| op.0.is::<Add>()) {
+        return Ok(None);
+    }
+    let fits = |x, e| -> TractResult<bool> { Ok(AddRows.output(&[&shape(model, x)?, &shape(model, e)?]).is_ok()) };
+    if fits(a, b)? {
+        replace(model, node.id.into(), NativeOp::new(AddRows), &[a, b])
+    } else if fits(b, a)? {
+        replace(model, node.id.into(), NativeOp::new(AddRows), &[b, a])
+    } else {
+        Ok(None)
+    }
 }

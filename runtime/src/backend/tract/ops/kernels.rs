@@ -145,3 +145,82 @@ impl Native for StridedAttention {
         self.kernel.run(q, k, v, y)
     }
 }
+
+/// `x + e` where `e` has one number for a row of `x` (all axes from some axis on are 1):
+/// what a time embedding or a bias adds to every position of a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct AddRows;
+
+impl AddRows {
+    /// The axes of `x` that make a row, and the distance in `e` of each axis before them;
+    /// none when `e` is not of that form.
+    fn plan(x: &[usize], e: &[usize]) -> Option<(usize, Vec<usize>)> {
+        let rows = e.iter().rposition(|&n| n > 1)? + 1;
+        let fits = x.len() == e.len() && rows < x.len() && x.iter().zip(e).all(|(&x, &e)| e == x || e == 1);
+        let mut strides = vec![0; rows];
+        let mut size = 1;
+        for axis in (0..rows).rev() {
+            strides[axis] = if e[axis] == 1 { 0 } else { size };
+            size *= e[axis];
+        }
+        fits.then_some((rows, strides))
+    }
+}
+
+impl Native for AddRows {
+    fn name(&self) -> &'static str {
+        "vldm.AddRows"
+    }
+
+    fn output(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
+        match inputs {
+            [x, e] if Self::plan(x, e).is_some() => Ok(x.to_vec()),
+            _ => Err(format!("an addition of a number to each row does not take {inputs:?}")),
+        }
+    }
+
+    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+        let &[(shape, x), (other, e)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
+        let (rows, strides) = Self::plan(shape, other).ok_or("an addition of a number to each row got other shapes")?;
+        let width: usize = shape[rows..].iter().product();
+        if width == 0 {
+            return Ok(());
+        }
+        for (i, (y, x)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
+            let (mut rest, mut at) = (i, 0);
+            for axis in (0..rows).rev() {
+                at += rest % shape[axis] * strides[axis];
+                rest /= shape[axis];
+            }
+            let add = e[at];
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = x + add;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_gets_its_number() {
+        let x: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        for e_shape in [[2, 3, 1, 1], [1, 3, 1, 1], [2, 1, 1, 1], [2, 1, 2, 1]] {
+            let shape = [2, 3, 2, 2];
+            let e: Vec<f32> = (0..e_shape.iter().product()).map(|i: usize| 100.0 * i as f32).collect();
+            let mut y = vec![f32::NAN; 24];
+            AddRows.run(&[(&shape, &x), (&e_shape, &e)], &mut y).unwrap();
+            for (i, &got) in y.iter().enumerate() {
+                let index = [i / 12, i / 4 % 3, i / 2 % 2, i % 2];
+                let place = index.iter().zip(e_shape).fold(0, |at, (&i, n)| at * n + if n == 1 { 0 } else { i });
+                assert!((got - x[i] - e[place]).abs() < f32::EPSILON, "{e_shape:?} {i}");
+            }
+        }
+        assert!(AddRows.output(&[&[2, 3], &[1, 3]]).is_err());
+        assert!(AddRows.output(&[&[2, 3], &[1, 1]]).is_err());
+        assert!(AddRows.output(&[&[2, 3], &[3, 1]]).is_err());
+    }
+}
