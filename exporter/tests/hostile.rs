@@ -234,7 +234,7 @@ fn an_index_that_is_no_index() {
     assert_has(&index("latent_size", json!([16])), &["`latent_size` = [16] is not supported"]);
     assert_has(&index("surprise", json!("x")), &["`surprise` = \"x\" is not supported"]);
     // These pass the family and stop at the manifest, when the bundle is almost written.
-    assert_has(&index("window", json!(0)), &["`cascade.window`: expected 1..=4096, found 0"]);
+    assert_has(&index("window", json!(0)), &["`window` = 0 is not supported"]);
     assert_has(&index("key_fps", json!(-1)), &["`cascade.key_fps`: expected a positive number, found -1"]);
 }
 
