@@ -55,7 +55,7 @@ impl Attention {
         let slices = [("q", q.len()), ("k", k.len()), ("v", v.len()), ("y", y.len())];
         for ((operand, rows), (name, found)) in self.operands.iter().zip(rows).zip(slices) {
             let needed = operand.start(self.outer.map(|n| n - 1)) + (rows - 1) * operand.row + self.width;
-            if found < needed {
+            if found < needed || needed > u32::MAX as usize {
                 return Err(format!("an attention over {self:?} needs {needed} numbers of {name}, found {found}"));
             }
         }

@@ -117,6 +117,10 @@ impl Conv2d {
         if from == 0 || !x.len().is_multiple_of(from) || y.len() != x.len() / from * to {
             return Err(format!("a convolution of {size:?} by {g:?} got {} numbers for {}", x.len(), y.len()));
         }
+        let padded = |i: usize| size[i] + g.before[i] + g.after[i] + g.stride;
+        if g.channels.saturating_mul(padded(0)).saturating_mul(padded(1)) > u32::MAX as usize {
+            return Err(format!("a convolution of {size:?} by {g:?} is too large"));
+        }
         if g.kernel == [1, 1] && g.stride == 1 && g.before == [0, 0] && g.after == [0, 0] {
             let clips = Clips { taps: 1, frames: 1, channels: g.channels, positions: size[0] * size[1] };
             dispatch(self.weights.level, OverClips { weights: &self.weights, clips, x, y });

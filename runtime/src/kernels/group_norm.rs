@@ -2,7 +2,7 @@
 //! with the SiLU that follows it in most networks.
 
 use super::lanes::{Lanes, Level, Work, dispatch};
-use super::math::{madd, silu};
+use super::math::{madd, silu, total};
 
 /// Group normalisation of clips `[b, t, c, p]`, statistics over `(c / groups, t, p)`; an
 /// image is a clip of one frame.
@@ -24,7 +24,9 @@ impl GroupNorm {
 
     /// Groups and epsilon of a normalisation that neither scales nor shifts.
     pub fn is_plain(&self) -> Option<(usize, f32)> {
-        let plain = self.scale.iter().all(|s| s.to_bits() == 1f32.to_bits()) && self.bias.iter().all(|&b| b == 0.0) && !self.silu;
+        let plain = self.scale.iter().all(|s| s.to_bits() == 1f32.to_bits())
+            && self.bias.iter().all(|&b| b == 0.0)
+            && !self.silu;
         plain.then_some((self.groups, self.epsilon))
     }
 
@@ -67,8 +69,8 @@ impl Work for Clips<'_> {
                 let part = group * width * positions..(group + 1) * width * positions;
                 let parts = || x.chunks_exact(frame).map(|f| &f[part.clone()]);
                 let count = (frames * part.len()) as f32;
-                let mean = parts().map(|p| total::<FMA>(p, |x| x)).sum::<f32>() / count;
-                let squares = parts().map(|p| total::<FMA>(p, |x| (x - mean) * (x - mean))).sum::<f32>();
+                let mean = parts().map(|p| total(p, |x| x)).sum::<f32>() / count;
+                let squares = parts().map(|p| total(p, |x| (x - mean) * (x - mean))).sum::<f32>();
                 let rate = (squares / count + norm.epsilon).sqrt().recip();
                 for (x, y) in parts().zip(y.chunks_exact_mut(frame)) {
                     let rows = x.chunks_exact(positions).zip(y[part.clone()].chunks_exact_mut(positions));
@@ -85,33 +87,6 @@ impl Work for Clips<'_> {
             }
         }
     }
-}
-
-/// `Σ f(x)` in 64 running sums, so that rounding grows with the logarithm of the length only
-/// and the compiler may use vectors.
-#[inline(always)]
-fn total<const FMA: bool>(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    const LANES: usize = 64;
-    const BLOCK: usize = 64 * LANES;
-    let block = |x: &[f32]| {
-        let mut sums = [0.0; LANES];
-        let rows = x.chunks_exact(LANES);
-        let rest: f32 = rows.remainder().iter().map(|&x| f(x)).sum();
-        for row in rows {
-            for (s, &x) in sums.iter_mut().zip(row) {
-                *s += f(x);
-            }
-        }
-        let mut n = LANES;
-        while n > 1 {
-            n /= 2;
-            for i in 0..n {
-                sums[i] += sums[i + n];
-            }
-        }
-        sums[0] + rest
-    };
-    x.chunks(BLOCK).map(block).sum()
 }
 
 #[cfg(test)]

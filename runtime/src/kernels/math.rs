@@ -42,6 +42,33 @@ pub fn silu<const FMA: bool>(x: f32) -> f32 {
     x / (1.0 + exp::<FMA>(-x))
 }
 
+/// `Σ f(x)` in 64 running sums, so that rounding grows with the logarithm of the length only
+/// and the compiler may use vectors.
+#[inline(always)]
+pub fn total(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    const LANES: usize = 64;
+    const BLOCK: usize = 64 * LANES;
+    let block = |x: &[f32]| {
+        let mut sums = [0.0; LANES];
+        let rows = x.chunks_exact(LANES);
+        let rest: f32 = rows.remainder().iter().map(|&x| f(x)).sum();
+        for row in rows {
+            for (s, &x) in sums.iter_mut().zip(row) {
+                *s += f(x);
+            }
+        }
+        let mut n = LANES;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                sums[i] += sums[i + n];
+            }
+        }
+        sums[0] + rest
+    };
+    x.chunks(BLOCK).map(block).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

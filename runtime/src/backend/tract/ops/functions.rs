@@ -10,7 +10,7 @@ use tract_onnx::tract_hir::internal::{Expansion, expand};
 
 use super::kernels::{Layout, Mix, Norm};
 use super::native::NativeOp;
-use crate::kernels::{GroupNorm, TemporalAttention, TemporalConv};
+use crate::kernels::{GroupNorm, LayerNorm, TemporalAttention, TemporalConv};
 
 /// Functions of domain `vldm` that have a kernel; others are inlined.
 pub const FUNCTIONS: &[&str] = &["TemporalAttention", "TemporalConv", "ClipGroupNorm", "Mix"];
@@ -22,6 +22,7 @@ enum Node {
     TemporalConv,
     ClipGroupNorm { groups: usize, epsilon: f32 },
     InstanceNorm { epsilon: f32 },
+    LayerNorm { epsilon: f32 },
     Mix(Mix),
 }
 
@@ -61,20 +62,31 @@ pub fn instance_norm(_: &ParsingContext, node: &NodeProto) -> Built {
     Ok(built(Node::InstanceNorm { epsilon: node.get_attr_opt("epsilon")?.unwrap_or(1e-5) }))
 }
 
+/// `LayerNormalization` over the last axis with scale and bias; else tract's, in eight operators.
+pub fn layer_norm(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    let last = node.get_attr_opt::<i64>("axis")?.unwrap_or(-1) == -1;
+    let whole = node.input.len() == 3 && node.output.len() == 1 && node.input.iter().all(|i| !i.is_empty());
+    if last && whole {
+        return Ok(built(Node::LayerNorm { epsilon: node.get_attr_opt("epsilon")?.unwrap_or(1e-5) }));
+    }
+    let standard = tract_onnx::onnx().op_register.0.get("LayerNormalization").copied();
+    standard.ok_or_else(|| format_err!("this tract has no LayerNormalization"))?(ctx, node)
+}
+
 impl Node {
     /// Inputs that are data; those after them are weights.
     fn data(&self) -> usize {
         match self {
             Self::TemporalAttention(_) => 3,
             Self::Mix(_) => 2,
-            Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } => 1,
+            Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } | Self::LayerNorm { .. } => 1,
         }
     }
 
     fn weights(&self) -> usize {
         match self {
             Self::TemporalAttention(_) | Self::Mix(_) => 0,
-            Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } => 2,
+            Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } | Self::LayerNorm { .. } => 2,
         }
     }
 
@@ -90,6 +102,10 @@ impl Node {
             Self::Mix(kernel) => Ok(NativeOp::new(kernel)),
             Self::ClipGroupNorm { groups, epsilon } => norm(groups, epsilon, Layout::Clips),
             Self::InstanceNorm { epsilon } => norm(channels, epsilon, Layout::Images),
+            Self::LayerNorm { epsilon } => match LayerNorm::new(epsilon, weights[0].clone(), weights[1].clone()) {
+                Some(kernel) => Ok(NativeOp::new(kernel)),
+                None => bail!("LayerNormalization: scale and bias differ in size"),
+            },
             Self::TemporalConv => match TemporalConv::new(channels, &weights[0], &weights[1]) {
                 Some(kernel) => Ok(NativeOp::new(kernel)),
                 None => bail!("vldm::TemporalConv: weight and bias do not fit {channels} channels"),
@@ -105,6 +121,7 @@ impl Expansion for Node {
             Self::TemporalConv => "vldm.TemporalConv".into(),
             Self::ClipGroupNorm { .. } => "vldm.ClipGroupNorm".into(),
             Self::InstanceNorm { .. } => "InstanceNormalization".into(),
+            Self::LayerNorm { .. } => "LayerNormalization".into(),
             Self::Mix(_) => "vldm.Mix".into(),
         }
     }

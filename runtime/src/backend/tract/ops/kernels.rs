@@ -1,7 +1,7 @@
 //! What each of our kernels takes and makes.
 
 use super::native::{Input, Native};
-use crate::kernels::{Attention, Conv2d, GroupNorm, TemporalAttention, TemporalConv};
+use crate::kernels::{Attention, Conv2d, GroupNorm, LayerNorm, TemporalAttention, TemporalConv};
 
 fn shape4(name: &str, shape: &[usize]) -> Result<[usize; 4], String> {
     shape.try_into().map_err(|_| format!("{name} takes four axes, found {shape:?}"))
@@ -96,6 +96,24 @@ impl Native for Norm {
             (Layout::Clips, &[(&[b, t, c, p], x)]) => self.kernel.run([b, t, c, p], x, y),
             _ => Err(format!("found {} inputs", inputs.len())),
         }
+    }
+}
+
+impl Native for LayerNorm {
+    fn name(&self) -> &'static str {
+        "vldm.LayerNorm"
+    }
+
+    fn output(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
+        match inputs {
+            [x] if x.last() == Some(&self.width()) => Ok(x.to_vec()),
+            _ => Err(format!("a layer normalisation of {} channels does not take {inputs:?}", self.width())),
+        }
+    }
+
+    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+        let &[(_, x)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
+        self.run(x, y)
     }
 }
 

@@ -19,5 +19,6 @@ pub fn register(register: &mut OnnxOpRegister) {
     register.insert("ClipGroupNorm", functions::clip_group_norm);
     register.insert("Mix", functions::mix);
     register.insert("InstanceNormalization", functions::instance_norm);
+    register.insert("LayerNormalization", functions::layer_norm);
     register.insert("Resize", resize::resize);
 }
