@@ -10,11 +10,14 @@ mod group_norm;
 mod lanes;
 mod layer_norm;
 mod math;
+mod packed;
 mod temporal_attention;
+mod temporal_conv;
 mod tile;
 
 pub use attention::{Attention, Operand};
-pub use conv::{Conv2d, Geometry, TemporalConv};
+pub use conv::{Conv2d, Geometry};
 pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;
 pub use temporal_attention::TemporalAttention;
+pub use temporal_conv::TemporalConv;

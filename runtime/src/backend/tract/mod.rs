@@ -10,10 +10,11 @@ mod weights;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use ndarray::ArrayD;
+use tracing::debug;
 use tract_onnx::prelude::{Datum, IntoTValue, IntoTensor, TValue, Tensor as TractTensor, TractResult, TypedSimplePlan};
-
 use tract_onnx::tract_core::internal::format_err;
 
 use self::model::Model;
@@ -58,7 +59,12 @@ struct TractSession {
 
 impl TractSession {
     fn evaluate(&self, shapes: &[&[usize]], inputs: &[&Tensor]) -> TractResult<Vec<Tensor>> {
-        let plan = self.plans.get(shapes, || guarded(|| self.model.specialise(shapes)))?;
+        let plan = self.plans.get(shapes, || {
+            let start = Instant::now();
+            let plan = guarded(|| self.model.specialise(shapes))?;
+            debug!(model = %self.path.display(), ?shapes, ms = start.elapsed().as_millis(), "specialised");
+            Ok(plan)
+        })?;
         let inputs = inputs.iter().map(|t| to_tract(t)).collect::<TractResult<_>>()?;
         let outputs = guarded(|| TypedSimplePlan::run(&plan, inputs))?;
         outputs.into_iter().zip(&self.model.outputs).map(|(value, port)| from_tract(value, port.dtype)).collect()

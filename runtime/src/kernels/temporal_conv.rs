@@ -1,0 +1,157 @@
+//! `vldm::TemporalConv` on slices: three taps over frames, in the layout of the frames.
+
+use super::lanes::{Lanes, Level, Work, dispatch};
+use super::packed::Weights;
+use super::tile::{self, Rows, Tile};
+
+/// `[b, frames, channels, positions]`
+#[derive(Clone, Copy)]
+pub struct Clips {
+    pub taps: usize,
+    pub frames: usize,
+    pub channels: usize,
+    pub positions: usize,
+}
+
+/// `vldm::TemporalConv`: three taps over frames, zeros beyond the clip,
+/// `[b, t, c, p] → [b, t, out, p]`.
+#[derive(Clone, Debug)]
+pub struct TemporalConv {
+    channels: usize,
+    weights: Weights,
+}
+
+impl TemporalConv {
+    /// `weight` is `[out, channels, 3]` (any shape of as many numbers), `bias` `[out]`. None
+    /// when sizes do not match.
+    pub fn new(channels: usize, weight: &[f32], bias: &[f32]) -> Option<Self> {
+        if channels == 0 || bias.is_empty() || weight.len() != bias.len() * channels * 3 {
+            return None;
+        }
+        let order: Vec<usize> = (0..3).flat_map(|tap| (0..channels).map(move |c| c * 3 + tap)).collect();
+        Some(Self { channels, weights: Weights::pack(Level::detect(), weight, bias, &order) })
+    }
+
+    /// Output channels.
+    pub fn out(&self) -> usize {
+        self.weights.out
+    }
+
+    /// `shape` is that of `x`, `[b, t, c, p]`.
+    ///
+    /// # Errors
+    /// A sentence when the shape has other channels or a slice another length.
+    pub fn run(&self, shape: &[usize], x: &[f32], y: &mut [f32]) -> Result<(), String> {
+        let &[_, frames, channels, positions] = shape else {
+            return Err(format!("vldm::TemporalConv: x is {shape:?}, expected [batch, frames, channels, positions]"));
+        };
+        let n: usize = shape.iter().product();
+        if channels != self.channels || x.len() != n || y.len() != n / channels * self.weights.out {
+            let expected = self.channels;
+            return Err(format!("vldm::TemporalConv: x is {shape:?}, expected {expected} channels"));
+        }
+        if n > 0 {
+            let clips = Clips { taps: 3, frames, channels, positions };
+            dispatch(self.weights.level, OverClips { weights: &self.weights, clips, x, y });
+        }
+        Ok(())
+    }
+}
+
+/// The work of a [`TemporalConv`], or, with one tap, of a 1x1 convolution.
+pub struct OverClips<'a> {
+    pub weights: &'a Weights,
+    pub clips: Clips,
+    pub x: &'a [f32],
+    pub y: &'a mut [f32],
+}
+
+impl Work for OverClips<'_> {
+    /// A tile of positions is brought together for all frames and channels first: in place,
+    /// its rows are often a multiple of 4 KiB apart, where caches hold only few of them.
+    #[inline(always)]
+    fn run<V: Lanes, const FMA: bool>(self) {
+        let Self { weights, clips: Clips { taps, frames, channels, positions }, x, y } = self;
+        let (half, widest) = (taps / 2, V::WIDE * V::LEN);
+        let mut panel = vec![0.0; frames * channels * widest];
+        let mut out = vec![0.0; V::HIGH * widest];
+        let mut offsets = Vec::with_capacity(weights.rows);
+        let clips = x.chunks_exact(frames * channels * positions);
+        for (x, y) in clips.zip(y.chunks_exact_mut(frames * weights.out * positions)) {
+            for start in (0..positions).step_by(widest) {
+                let width = (positions - start).min(widest);
+                let full = width.next_multiple_of(V::LEN);
+                for (row, to) in x.chunks_exact(positions).zip(panel.chunks_exact_mut(full)) {
+                    copy(&row[start..start + width], to);
+                }
+                offsets.clear();
+                offsets.extend((0..weights.rows).map(|k| (k * full) as u32));
+                for (t, y) in y.chunks_exact_mut(weights.out * positions).enumerate() {
+                    // The taps that fall inside the clip, and the frame that the first of them sees.
+                    let (from, to) = (half.saturating_sub(t), taps.min(frames + half - t));
+                    let x = &panel[(t + from - half) * channels * full..];
+                    let rows = Rows::new(&offsets[..(to - from) * channels]);
+                    for (first, w, bias) in weights.blocks(from * channels, to * channels) {
+                        let tile = Tile { weights: tile::Weights::Packed(w), rows, bias, x };
+                        tile.compute::<V>(full / V::LEN, &mut out, full);
+                        let sums = out.chunks_exact(full).take(V::HIGH);
+                        for (sums, y) in sums.zip(y[first * positions..].chunks_exact_mut(positions)) {
+                            copy(&sums[..width], &mut y[start..]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copies `from` to the start of `to`, without a call for the few numbers it has.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    let to = &mut to[..from.len()];
+    let ((from, rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.copy_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{Conv2d, Geometry};
+
+    fn wave(n: usize, f: f32) -> Vec<f32> {
+        (0..n).map(|i| ((i + 1) as f32 * f).sin()).collect()
+    }
+
+    #[test]
+    fn a_temporal_convolution_is_one_over_a_column_of_frames() {
+        for (frames, positions, out) in [(1, 5, 3), (2, 16, 8), (5, 100, 9), (8, 48, 16)] {
+            let (batch, channels) = (2, 3);
+            let (weight, bias) = (wave(out * channels * 3, 0.37), wave(out, 1.1));
+            let x = wave(batch * frames * channels * positions, 0.71);
+            let conv = TemporalConv::new(channels, &weight, &bias).unwrap();
+            let mut y = vec![f32::NAN; batch * frames * out * positions];
+            conv.run(&[batch, frames, channels, positions], &x, &mut y).unwrap();
+            let swap = |x: &[f32], a: usize, b: usize| -> Vec<f32> {
+                let at = |n: usize, i: usize, j: usize, p: usize| x[((n * a + i) * b + j) * positions + p];
+                let index = |k: usize| (k / positions / a / b, k / positions / a % b, k / positions % a, k % positions);
+                (0..x.len()).map(index).map(|(n, j, i, p)| at(n, i, j, p)).collect()
+            };
+            let g = Geometry { channels, kernel: [3, 1], stride: 1, before: [1, 0], after: [1, 0] };
+            let mut want = vec![f32::NAN; y.len()];
+            let column = Conv2d::new(g, &weight, &bias).unwrap();
+            column.run([frames, positions], &swap(&x, frames, channels), &mut want).unwrap();
+            for (a, b) in swap(&y, frames, out).iter().zip(&want) {
+                assert!((a - b).abs() < 1e-5, "{frames} {positions}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        assert!(TemporalConv::new(2, &[0.0; 7], &[0.0]).is_none());
+        let conv = TemporalConv::new(2, &[0.0; 6], &[0.0]).unwrap();
+        let e = conv.run(&[1, 1, 3, 1], &[0.0; 3], &mut [0.0; 1]).unwrap_err();
+        assert_eq!(e, "vldm::TemporalConv: x is [1, 1, 3, 1], expected 2 channels");
+    }
+}
