@@ -71,7 +71,7 @@ pub fn run(
     let threads = options.threads.max(1);
     let lanes = options.lanes.unwrap_or_else(|| backend.lanes(threads)).max(1);
     let load = LoadOptions { threads, lanes, kernels: options.kernels, library: options.library.clone() };
-    let sessions = Sessions::new(dir, bundle, &layout, backend, load);
+    let sessions = Sessions::new(dir, bundle, backend, load);
     let stages = Stages::new(plan, bundle, &layout, &sessions, sink)?;
     let setup_seconds = began.elapsed().as_secs_f64();
     let outcome = executor::execute(&layout, &stages, lanes, options.cancel, progress)?;

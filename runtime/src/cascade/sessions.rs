@@ -1,4 +1,4 @@
-//! Networks of a run: loaded when the first unit wants them, dropped when the last is done.
+//! Networks of a run: loaded when the first unit wants them; those of the start are dropped after it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,15 @@ use ndarray::ArrayD;
 use vldm_graphs::bundle::Manifest;
 
 use super::error::{CascadeError, Place};
-use super::layout::Layout;
 use crate::backend::{Backend, LoadOptions, Session};
 use crate::tensor::Tensor;
 
+/// Parts that one call of a run needs, at its start. All others stay loaded: a long video calls them to its end, and a
+/// short one keeps them as well, so that both take the same memory.
+const START: &[&str] = &["conditions", "image", "encoder"];
+
 struct Part {
     file: PathBuf,
-    /// Units that will still want it.
-    left: usize,
     session: Option<Arc<dyn Session>>,
 }
 
@@ -27,20 +28,10 @@ pub(super) struct Sessions<'a> {
 }
 
 impl<'a> Sessions<'a> {
-    /// The networks that the units of `layout` call, and `conditions`; none is loaded yet.
-    pub(super) fn new(
-        dir: &Path,
-        bundle: &Manifest,
-        layout: &Layout,
-        backend: &'a dyn Backend,
-        options: LoadOptions,
-    ) -> Self {
-        let wanted = |name: &str| {
-            let calls = layout.stages.iter().filter(|s| s.part == Some(name)).map(|s| s.units).sum();
-            if name == "conditions" { 1 } else { calls }
-        };
-        let part = |name: &String, file: &str| Part { file: dir.join(file), left: wanted(name), session: None };
-        let parts = bundle.parts.iter().map(|(name, p)| (name.clone(), Mutex::new(part(name, &p.file)))).collect();
+    /// The networks of a bundle; none is loaded yet.
+    pub(super) fn new(dir: &Path, bundle: &Manifest, backend: &'a dyn Backend, options: LoadOptions) -> Self {
+        let part = |file: &str| Mutex::new(Part { file: dir.join(file), session: None });
+        let parts = bundle.parts.iter().map(|(name, p)| (name.clone(), part(&p.file))).collect();
         Self { backend, options, parts }
     }
 
@@ -81,14 +72,10 @@ impl<'a> Sessions<'a> {
         Ok(session)
     }
 
-    /// A unit that calls the part is done.
+    /// A unit that calls the part is done: networks of the start are dropped.
     pub(super) fn release(&self, name: &str) {
-        if let Some(part) = self.parts.get(name) {
-            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            part.left = part.left.saturating_sub(1);
-            if part.left == 0 {
-                part.session = None;
-            }
+        if let Some(part) = self.parts.get(name).filter(|_| START.contains(&name)) {
+            part.lock().unwrap_or_else(PoisonError::into_inner).session = None;
         }
     }
 }

@@ -20,7 +20,7 @@ impl Format for Frames {
     }
 
     fn names(&self) -> &'static str {
-        "a folder"
+        "a (a folder) or frames/%05d.png"
     }
 
     fn matches(&self, path: &Path) -> bool {

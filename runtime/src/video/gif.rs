@@ -22,7 +22,7 @@ impl Format for Gif {
     }
 
     fn names(&self) -> &'static str {
-        ".gif"
+        "a.gif"
     }
 
     fn matches(&self, path: &Path) -> bool {

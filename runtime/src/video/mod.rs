@@ -20,11 +20,11 @@ mod temporary;
 #[non_exhaustive]
 pub enum VideoError {
     /// The name fits no format.
-    #[error("{}: expected a name that ends in {known}, a folder, or a pattern such as frames/%05d.png", path.display())]
+    #[error("{}: expected a name of a video, such as {known}", path.display())]
     Name {
         /// The name.
         path: PathBuf,
-        /// The extensions there are.
+        /// What names look like, format by format.
         known: String,
     },
     /// The format cannot hold such frames.
@@ -203,7 +203,7 @@ mod tests {
         let e = format(Path::new("a.avi")).err().unwrap().to_string();
         assert_eq!(
             e,
-            "a.avi: expected a name that ends in .mp4, .gif, a folder, .png, a folder, or a pattern such as frames/%05d.png"
+            "a.avi: expected a name of a video, such as a.mp4, a.gif, a (a folder) or frames/%05d.png, a.png"
         );
     }
 

@@ -17,7 +17,7 @@ impl Format for AnimatedPng {
     }
 
     fn names(&self) -> &'static str {
-        ".png"
+        "a.png"
     }
 
     fn matches(&self, path: &Path) -> bool {

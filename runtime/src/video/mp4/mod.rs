@@ -37,7 +37,7 @@ impl Format for Mp4 {
     }
 
     fn names(&self) -> &'static str {
-        ".mp4"
+        "a.mp4"
     }
 
     fn matches(&self, path: &Path) -> bool {
