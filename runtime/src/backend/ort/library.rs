@@ -40,9 +40,20 @@ pub fn environment(library: &Path) -> Result<Environment, BackendError> {
 pub fn probe(library: Option<&Path>) -> Probe {
     let found = library.ok_or(BackendError::NoLibrary).and_then(|path| Ok((path, environment(path)?)));
     match found {
-        Ok((path, _)) => Probe { version: Some(ort::info().to_owned()), detail: path.display().to_string() },
+        Ok((path, _)) => Probe { version: Some(version(path)), detail: path.display().to_string() },
         Err(e) => Probe { version: None, detail: with_causes(&e) },
     }
+}
+
+/// `1.32.0` from `libonnxruntime.so.1.32.0` and the like, links followed; the description of
+/// the build where the name says nothing.
+fn version(library: &Path) -> String {
+    let real = library.canonicalize();
+    let name = real.as_deref().unwrap_or(library).file_name().unwrap_or_default().to_string_lossy();
+    let digits = |c: char| c.is_ascii_digit() || c == '.';
+    let candidates = name.split(|c| !digits(c)).map(|part| part.trim_matches('.'));
+    let found = candidates.into_iter().find(|part| part.split('.').filter(|n| !n.is_empty()).count() == 3);
+    found.map_or_else(|| ort::info().to_owned(), str::to_owned)
 }
 
 fn with_causes(e: &dyn std::error::Error) -> String {
@@ -60,6 +71,13 @@ mod tests {
         assert!(!probe.available());
         assert!(probe.detail.starts_with("/nowhere/libonnxruntime.so is no ONNX Runtime"), "{}", probe.detail);
         assert!(probe.detail.contains("vldm setup ort"), "{}", probe.detail);
+    }
+
+    #[test]
+    fn the_version_is_read_from_the_name() {
+        for name in ["libonnxruntime.so.1.32.0", "libonnxruntime.1.32.0.dylib", "onnxruntime-1.32.0.dll"] {
+            assert_eq!(version(Path::new(name)), "1.32.0");
+        }
     }
 
     #[test]
