@@ -11,7 +11,7 @@ mod tract;
 
 use std::path::{Path, PathBuf};
 
-pub use port::{Axis, Port};
+pub use port::{Axis, Port, arrange};
 
 use crate::error::BackendError;
 use crate::tensor::Tensor;

@@ -18,7 +18,9 @@ use crate::tensor::DType;
 
 /// A model as read: shapes still open, weights loaded once and shared by all plans.
 pub struct Model {
+    /// Inputs in the order of the file.
     pub inputs: Vec<Port>,
+    /// Outputs in the order of the file.
     pub outputs: Vec<Port>,
     graph: InferenceModel,
     kernels: bool,
