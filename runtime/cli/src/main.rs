@@ -27,6 +27,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::interrupt::Interrupted;
 use crate::output::Output;
 
+/// Activations come and go in megabytes, on several threads: this allocator gives them back, so that peak memory does
+/// not depend on the length of a video.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// From a video latent diffusion checkpoint to a long video.
 ///
 /// `vldm export` turns a checkpoint (safetensors and config.json) into a bundle of ONNX graphs, `vldm run` runs a plan:
