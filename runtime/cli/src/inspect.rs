@@ -45,7 +45,8 @@ struct View {
 pub fn run(args: &Args, out: Output) -> anyhow::Result<()> {
     if !args.path.is_dir() {
         ensure!(args.part.is_none(), "--part chooses from a bundle; {} is no folder", args.path.display());
-        let graph = onnx::read(&args.path)?;
+        // Nothing of the weights is shown, so it does not matter that a linked bundle's files have several names.
+        let graph = onnx::read_with(&args.path, ReadOptions { hard_links: true })?;
         return show(&args.view, &[(graph.name.clone(), graph)], None, out);
     }
     let manifest = Manifest::open(&args.path)?;
