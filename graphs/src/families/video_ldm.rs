@@ -62,42 +62,33 @@ struct Opening<'a> {
 
 const INDEX: &str = "model_index.json";
 
+fn missing(file: &str, why: &str) -> ConfigError {
+    ConfigError::MissingFile { file: file.to_owned(), why: why.to_owned() }
+}
+
+/// A component that [`INDEX`] must name and does not.
+fn unnamed(key: &str) -> ConfigError {
+    missing(key, "model_index.json must name it")
+}
+
 impl Opening<'_> {
     fn open(mut self) -> Result<Cascaded, ConfigError> {
-        let missing = |file: &str, why: &str| ConfigError::MissingFile { file: file.into(), why: why.into() };
-        let index = self.configs.index.as_ref().ok_or_else(|| missing(INDEX, "it says which folder is what"))?;
-        let mut r = Reader::new(INDEX, index)?;
-        let folder = |r: &mut Reader<'_>, key| r.text_opt(key).map(|f| f.map(str::to_owned));
-        let names = [
-            "unet",
-            "vae",
-            "conditions",
-            "keyframes",
-            "interpolate",
-            "decoder",
-            "upsampler",
-            "upsampler_temporal",
-            "scheduler",
-        ];
-        let mut folders = Vec::new();
-        for name in names {
-            folders.push(folder(&mut r, name)?);
-        }
-        let [unet, vae, conditions, keyframes, interpolate, decoder, upsampler, upsampler_temporal, scheduler] =
-            <[Option<String>; 9]>::try_from(folders).unwrap_or_default();
-        let needed = |key: &str, f: Option<String>| f.ok_or_else(|| missing(key, "model_index.json must name it"));
-        let unet = self.part(needed("unet", unet)?, UnetConfig::read)?;
-        let vae = self.part(needed("vae", vae)?, VaeConfig::read)?;
-        let conditions = self.part(needed("conditions", conditions)?, ConditionsConfig::read)?;
-        let keyframes = self.part(needed("keyframes", keyframes)?, TemporalConfig::read)?;
-        let interpolate = interpolate.map(|f| self.part(f, TemporalConfig::read)).transpose()?;
-        let decoder = decoder.map(|f| self.part(f, TemporalConfig::read)).transpose()?;
-        let upsampler = upsampler.map(|f| self.part(f, UnetConfig::read)).transpose()?;
-        let upsampler_temporal = upsampler_temporal.map(|f| self.part(f, TemporalConfig::read)).transpose()?;
-        let scheduler = self.scheduler(&needed("scheduler", scheduler)?)?;
-        let cascade = cascade(&mut r, &conditions, &vae, interpolate.as_ref(), upsampler.as_ref(), scheduler)?;
+        let configs = self.configs;
+        let index = configs.index.as_ref().ok_or_else(|| missing(INDEX, "it says which folder is what"))?;
+        let mut index = Reader::new(INDEX, index)?;
+        let r = &mut index;
+        let unet = self.needed(r, "unet", UnetConfig::read)?;
+        let vae = self.needed(r, "vae", VaeConfig::read)?;
+        let conditions = self.needed(r, "conditions", ConditionsConfig::read)?;
+        let keyframes = self.needed(r, "keyframes", TemporalConfig::read)?;
+        let interpolate = self.optional(r, "interpolate", TemporalConfig::read)?;
+        let decoder = self.optional(r, "decoder", TemporalConfig::read)?;
+        let upsampler = self.optional(r, "upsampler", UnetConfig::read)?;
+        let upsampler_temporal = self.optional(r, "upsampler_temporal", TemporalConfig::read)?;
+        let scheduler = self.scheduler(r.text_opt("scheduler")?.ok_or_else(|| unnamed("scheduler"))?)?;
+        let cascade = cascade(r, &conditions, &vae, interpolate.as_ref(), upsampler.as_ref(), scheduler)?;
         r.neutral(&[("format_version", &[json!(1)])])?;
-        self.ignored.extend(r.finish(&[])?);
+        self.ignored.extend(index.finish(&[])?);
         let model = Cascaded {
             unet,
             vae,
@@ -122,15 +113,27 @@ impl Opening<'_> {
         }
     }
 
-    fn part<C>(
+    /// The component that the index names under `key`, if it names one.
+    fn optional<C>(
         &mut self,
-        folder: String,
+        index: &mut Reader<'_>,
+        key: &'static str,
         read: impl Fn(&str, &Json) -> Result<(C, Vec<String>), ConfigError>,
-    ) -> Result<Part<C>, ConfigError> {
-        let (file, json) = self.config(&folder, "config.json")?;
+    ) -> Result<Option<Part<C>>, ConfigError> {
+        let Some(folder) = index.text_opt(key)? else { return Ok(None) };
+        let (file, json) = self.config(folder, "config.json")?;
         let (config, ignored) = read(&file, json)?;
         self.ignored.extend(ignored);
-        Ok(Part { folder, config })
+        Ok(Some(Part { folder: folder.to_owned(), config }))
+    }
+
+    fn needed<C>(
+        &mut self,
+        index: &mut Reader<'_>,
+        key: &'static str,
+        read: impl Fn(&str, &Json) -> Result<(C, Vec<String>), ConfigError>,
+    ) -> Result<Part<C>, ConfigError> {
+        self.optional(index, key, read)?.ok_or_else(|| unnamed(key))
     }
 
     fn scheduler(&self, folder: &str) -> Result<Scheduler, ConfigError> {

@@ -59,20 +59,14 @@ impl Graph {
     /// [`InlineError`]; the graph is left as it was.
     pub fn inline_functions(&mut self, keep: impl Fn(&FunctionId) -> bool) -> Result<(), InlineError> {
         let mut out = self.clone();
-        let nodes = std::mem::take(&mut out.nodes_mut());
-        for node in nodes {
+        out.set_nodes(Vec::new());
+        for node in self.nodes().to_vec() {
             expand(&mut out, node, &keep, 0)?;
         }
         let called: Vec<FunctionId> = out.nodes().iter().filter_map(|n| function_of(&n.op)).collect();
         out.functions.retain(|id, _| called.contains(id));
         *self = out;
         Ok(())
-    }
-
-    fn nodes_mut(&mut self) -> Vec<Node> {
-        let nodes = self.nodes().to_vec();
-        self.set_nodes(Vec::new());
-        nodes
     }
 }
 

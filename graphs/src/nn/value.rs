@@ -6,7 +6,7 @@ use super::{BuildError, GraphBuilder};
 use crate::ir::{DType, Dim, Function, Shape, TensorType, ValueId};
 use crate::ops::{
     BinaryKind, Call, Cast, Clip, Concat, Constant, Conv, Expand, Gather, InstanceNormalization, LayerNormalization,
-    MatMul, Op, Range, ReduceMean, Reshape, Resize, ShapeOf, Softmax, Split, Transpose, UnaryKind, Unsqueeze,
+    MatMul, Op, Range, Reshape, Resize, ShapeOf, Softmax, Split, Transpose, UnaryKind, Unsqueeze,
 };
 
 /// A symbolic tensor. Copies are free; equal expressions are computed once.
@@ -164,12 +164,6 @@ impl<'g> Value<'g> {
     pub fn next_index(self) -> Self {
         let one = Self::new(self.builder, self.builder.constant(&Constant::Int(1)));
         self + one
-    }
-
-    /// Mean over an axis, which disappears.
-    pub fn mean(self, axis: i64) -> Self {
-        let axes = self.ints(&[axis]);
-        self.emit(ReduceMean { keepdims: false }, &[self.id, axes.id])
     }
 
     /// Conversion to `f32`.
