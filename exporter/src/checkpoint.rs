@@ -15,7 +15,7 @@ const MAX_JSON: u64 = 16 << 20;
 /// Most entries of a checkpoint folder.
 const MAX_ENTRIES: usize = 4096;
 /// Configuration files of a component, in the order in which they are looked for.
-const CONFIGS: &[&str] = &["config.json", "scheduler_config.json"];
+const CONFIGS: &[&str] = &["config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json"];
 
 /// A checkpoint whose configuration is understood.
 pub struct Checkpoint {

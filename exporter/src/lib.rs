@@ -75,6 +75,7 @@ pub fn export(request: &Request) -> Result<Report, ExportError> {
         family: checkpoint.family.to_owned(),
         parts: BTreeMap::new(),
         weights: BTreeMap::new(),
+        files: BTreeMap::new(),
         cascade,
     };
     for part in &parts {
@@ -86,6 +87,10 @@ pub fn export(request: &Request) -> Result<Report, ExportError> {
             tracing::debug!(file = shard.file, bytes = placed.bytes, linked = placed.linked, "weights placed");
             manifest.weights.insert(shard.file.clone(), placed);
         }
+    }
+    for resource in checkpoint.model.resources() {
+        let (path, placed) = target.resource(&checkpoint.path, &resource)?;
+        manifest.files.insert(path, placed);
     }
     manifest.write(target.folder())?;
     target.finish()?;

@@ -8,9 +8,16 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use vldm_graphs::bundle::{MANIFEST, WeightFile, files};
 
+use vldm_graphs::families::Resource;
+
 use crate::checkpoint::json;
 use crate::component::Shard;
 use crate::error::ExportError;
+
+/// Folder of the files that are neither graphs nor weights.
+const RESOURCES: &str = "files";
+/// Largest such file, in bytes.
+const MAX_RESOURCE: u64 = 64 << 20;
 
 /// How weight files get into the bundle.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -105,6 +112,21 @@ impl Target {
         Ok(WeightFile { bytes, blake3: hasher.finalize().to_hex().to_string(), source, linked })
     }
 
+    /// Copies a resource of `checkpoint` into the bundle and gives its path there.
+    ///
+    /// # Errors
+    /// [`ExportError::Io`].
+    pub fn resource(&self, checkpoint: &Path, resource: &Resource) -> Result<(String, WeightFile), ExportError> {
+        let from = checkpoint.join(&resource.source);
+        let bytes =
+            files::read_bounded(&from, MAX_RESOURCE).map_err(|source| ExportError::Io { path: from, source })?;
+        let path = format!("{RESOURCES}/{}", resource.name);
+        let folder = self.folder().join(RESOURCES);
+        fs::create_dir_all(&folder).map_err(|source| ExportError::Io { path: folder, source })?;
+        let blake3 = self.write(&path, &bytes)?;
+        Ok((path, WeightFile { bytes: bytes.len() as u64, blake3, source: resource.source.clone(), linked: false }))
+    }
+
     /// Moves the finished bundle to its place; what it replaces is deleted afterwards.
     ///
     /// # Errors
@@ -112,7 +134,7 @@ impl Target {
     pub fn finish(self) -> Result<(), ExportError> {
         let io = |source| ExportError::Io { path: self.path.clone(), source };
         let above = parent(&self.path);
-        for folder in [self.folder().join("weights"), self.folder().to_path_buf()] {
+        for folder in [self.folder().join("weights"), self.folder().join(RESOURCES), self.folder().to_path_buf()] {
             files::sync_folder(&folder).or_else(ignore_missing).map_err(io)?;
         }
         if !self.replaces {

@@ -91,6 +91,9 @@ pub struct Manifest {
     pub parts: BTreeMap<String, Part>,
     /// The weight files by their path in the bundle, such as `weights/unet.safetensors`.
     pub weights: BTreeMap<String, WeightFile>,
+    /// Files that the stages read, such as vocabularies, by their path in the bundle: `files/NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, WeightFile>,
     /// How the parts play together.
     pub cascade: Cascade,
 }
@@ -145,7 +148,7 @@ pub enum PortDim {
     Symbol(String),
 }
 
-/// One weight file of a bundle.
+/// One weight file, or other file, of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightFile {
@@ -186,6 +189,87 @@ pub struct Cascade {
     /// How frames are enlarged; absent when the bundle has no upsampler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upsampler: Option<Upsampler>,
+    /// How prompts become tokens of the `text_encoder` part; absent when there is no such part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Text>,
+    /// The same for the `temporal_text_encoder` part, which temporal layers see where they have their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temporal_text: Option<Text>,
+    /// How the picture that conditions every frame is shown to the `image_encoder` part; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture: Option<Picture>,
+    /// Most frames that the keyframe network takes at once, where its positions end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_window: Option<usize>,
+    /// What the upstream pipeline samples with; new plans take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
+}
+
+impl Cascade {
+    /// A cascade of one frame, without text or labels: what a network over latents has at least.
+    pub fn image(scheduler: Scheduler, scaling_factor: f64, latent: [usize; 3], spatial_factor: usize) -> Self {
+        let [latent_channels, height, width] = latent;
+        Self {
+            labels: Vec::new(),
+            scheduler,
+            scaling_factor,
+            latent_channels,
+            latent_size: [height, width],
+            spatial_factor,
+            window: 1,
+            key_fps: 1.0,
+            interpolation: None,
+            upsampler: None,
+            text: None,
+            temporal_text: None,
+            picture: None,
+            max_window: None,
+            sampling: None,
+        }
+    }
+}
+
+/// The tokenizer of a text encoder: byte-level BPE of CLIP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// `vocab.json`: a key of [`Manifest::files`].
+    pub vocabulary: String,
+    /// `merges.txt`: a key of [`Manifest::files`].
+    pub merges: String,
+    /// Positions of the encoder, with the start and end tokens.
+    pub length: usize,
+    /// Token before the text.
+    pub start: u32,
+    /// Token after the text.
+    pub end: u32,
+    /// Token that fills up to `length`.
+    pub pad: u32,
+}
+
+/// The picture that an image-to-video network sees through an image encoder.
+///
+/// Source: `preprocessor_config.json` of a CLIP image processor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Picture {
+    /// Height and width that the encoder takes.
+    pub size: [usize; 2],
+    /// Subtracted from each colour, of pictures in 0..1.
+    pub mean: [f64; 3],
+    /// Divides each colour afterwards.
+    pub std: [f64; 3],
+}
+
+/// Settings of a sampling pipeline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// Denoising steps.
+    pub steps: usize,
+    /// Guidance weight of the first and of the last frame; between them it is linear.
+    pub guidance: [f64; 2],
 }
 
 /// One condition a user may set.
@@ -243,6 +327,9 @@ impl Manifest {
         }
         for (file, weights) in &manifest.weights {
             validate::check_file(dir, &path, &format!("weights.{file}"), file, weights.bytes)?;
+        }
+        for (file, described) in &manifest.files {
+            validate::check_file(dir, &path, &format!("files.{file}"), file, described.bytes)?;
         }
         Ok(manifest)
     }

@@ -23,11 +23,20 @@ impl Manifest {
         for (name, part) in &self.parts {
             part.validate(name, &self.weights, check)?;
         }
-        for (file, weights) in &self.weights {
-            let key = format!("weights.{file}");
-            let inside = file.strip_prefix("weights/").is_some_and(|f| files::is_plain_relative(f) && !f.contains('/'));
-            check.that(inside, &key, &"a path `weights/NAME`", &format!("{file:?}"))?;
-            check.digest(&key, &weights.blake3)?;
+        check.range("files", self.files.len(), 0..=MAX_ENTRIES)?;
+        for (name, folder, entries) in [("weights", "weights/", &self.weights), ("files", "files/", &self.files)] {
+            for (file, described) in entries {
+                let key = format!("{name}.{file}");
+                let inside = file.strip_prefix(folder).is_some_and(|f| files::is_plain_relative(f) && !f.contains('/'));
+                check.that(inside, &key, &format!("a path `{folder}NAME`"), &format!("{file:?}"))?;
+                check.digest(&key, &described.blake3)?;
+            }
+        }
+        for (key, text) in [("text", &self.cascade.text), ("temporal_text", &self.cascade.temporal_text)] {
+            for file in text.iter().flat_map(|text| [&text.vocabulary, &text.merges]) {
+                let key = format!("cascade.{key}");
+                check.that(self.files.contains_key(file), &key, &"files listed under `files`", file)?;
+            }
         }
         self.cascade.validate(check)
     }
@@ -99,6 +108,28 @@ impl Cascade {
         }
         check.range("cascade.spatial_factor", self.spatial_factor, 1..=256)?;
         check.range("cascade.window", self.window, 1..=4096)?;
+        if let Some(max) = self.max_window {
+            check.range("cascade.max_window", max, self.window..=4096)?;
+        }
+        for (key, text) in [("text", &self.text), ("temporal_text", &self.temporal_text)] {
+            let length = text.as_ref().map_or(77, |text| text.length);
+            check.range(&format!("cascade.{key}.length"), length, 3..=4096)?;
+        }
+        if let Some(p) = &self.picture {
+            for size in p.size {
+                check.range("cascade.picture.size", size, 1..=4096)?;
+            }
+            let finite = p.mean.iter().all(|m| m.is_finite());
+            check.that(finite, "cascade.picture.mean", &"finite numbers", &format!("{:?}", p.mean))?;
+            for std in p.std {
+                check.positive("cascade.picture.std", std)?;
+            }
+        }
+        if let Some(s) = &self.sampling {
+            check.range("cascade.sampling.steps", s.steps, 1..=1000)?;
+            let fits = s.guidance.iter().all(|g| (0.0..=100.0).contains(g));
+            check.that(fits, "cascade.sampling.guidance", &"numbers from 0 to 100", &format!("{:?}", s.guidance))?;
+        }
         if let Some(i) = &self.interpolation {
             check.range("cascade.interpolation.factor", i.factor, 2..=64)?;
             check.range("cascade.interpolation.regimes", i.regimes, 0..=4096)?;

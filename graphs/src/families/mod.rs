@@ -3,6 +3,7 @@
 
 mod conditions;
 mod config;
+mod shapes;
 mod stable_diffusion;
 mod temporal_layers;
 #[cfg(test)]
@@ -19,11 +20,11 @@ pub use conditions::ConditionsConfig;
 pub use config::ConfigError;
 pub use stable_diffusion::StableDiffusion;
 pub use temporal_layers::TemporalConfig;
-pub use unet::{UnetConfig, UnetInputs, unet};
+pub use unet::{ImageLayers, Layers, Place, Spatial, UnetConfig, UnetInputs, unet};
 pub use vae::{VaeConfig, vae_decoder, vae_encoder};
 pub use video_ldm::VideoLdm;
 
-use crate::bundle::Cascade;
+use crate::bundle::{Cascade, Scheduler};
 use crate::ir::Graph;
 use crate::nn::BuildError;
 use crate::weights::WeightSource;
@@ -35,6 +36,43 @@ pub struct Configs {
     pub index: Option<Json>,
     /// The component folders there are, each with its `config.json` (or `scheduler_config.json`), if it has one.
     pub components: BTreeMap<String, Option<Json>>,
+}
+
+impl Configs {
+    /// The `config.json` of a component folder, and the name for it in messages.
+    ///
+    /// # Errors
+    /// [`ConfigError::MissingFile`], which says `why` it is needed.
+    pub fn component(&self, folder: &str, why: &str) -> Result<(String, &Json), ConfigError> {
+        self.file(folder, "config.json", why)
+    }
+
+    /// The noise schedule of a component folder.
+    ///
+    /// # Errors
+    /// [`ConfigError::MissingFile`], [`ConfigError::Scheduler`].
+    pub fn scheduler(&self, folder: &str) -> Result<Scheduler, ConfigError> {
+        let why = "it says which noise the model was trained with";
+        let (file, json) = self.file(folder, "scheduler_config.json", why)?;
+        Scheduler::from_diffusers(json).map_err(|source| ConfigError::Scheduler { file, source })
+    }
+
+    fn file(&self, folder: &str, file: &str, why: &str) -> Result<(String, &Json), ConfigError> {
+        let file = format!("{folder}/{file}");
+        match self.components.get(folder) {
+            Some(Some(json)) => Ok((file, json)),
+            _ => Err(ConfigError::MissingFile { file, why: why.to_owned() }),
+        }
+    }
+}
+
+/// A file that a bundle needs beside its graphs and weights, such as a vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Where it lies in the checkpoint, such as `tokenizer/vocab.json`.
+    pub source: String,
+    /// Its name in the bundle, such as `vocab.json`.
+    pub name: String,
 }
 
 /// An architecture that checkpoints share.
@@ -65,6 +103,11 @@ pub trait Model {
     /// # Errors
     /// [`BuildError`] names the layer whose weight is missing or misshapen.
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError>;
+
+    /// Files that are copied into the bundle as they are.
+    fn resources(&self) -> Vec<Resource> {
+        Vec::new()
+    }
 
     /// How the parts work together, where the family has a cascade.
     fn cascade(&self) -> Option<Cascade>;

@@ -2,10 +2,11 @@
 
 use serde_json::Value as Json;
 
-use super::unet::{ClassEmbedding, unet};
+use super::shapes::{image_shape, no_part};
+use super::unet::{ClassEmbedding, ImageLayers, unet};
 use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs, VaeConfig, vae_decoder, vae_encoder};
-use crate::bundle::{Cascade, Scheduler};
-use crate::ir::{DType, Dim, Graph};
+use crate::bundle::Cascade;
+use crate::ir::{DType, Graph};
 use crate::nn::{BuildError, Frames, GraphBuilder};
 use crate::weights::WeightSource;
 
@@ -29,13 +30,7 @@ impl Family for StableDiffusion {
     }
 
     fn open(&self, configs: &Configs) -> Result<Box<dyn Model>, ConfigError> {
-        let config = |folder: &str| match configs.components.get(folder) {
-            Some(Some(json)) => Ok((format!("{folder}/config.json"), json)),
-            _ => Err(ConfigError::MissingFile {
-                file: format!("{folder}/config.json"),
-                why: "an image model has a UNet and an autoencoder".to_owned(),
-            }),
-        };
+        let config = |folder| configs.component(folder, "an image model has a UNet and an autoencoder");
         let (file, json) = config(UNET)?;
         let (unet, mut ignored) = UnetConfig::read(&file, json)?;
         let size = json.get("sample_size").and_then(Json::as_u64).unwrap_or(LATENT_SIZE) as usize;
@@ -50,35 +45,9 @@ impl Family for StableDiffusion {
                 supported: format!("at least {}, the autoencoder's latent_channels", vae.latent_channels),
             });
         }
-        let cascade = cascade(scheduler(configs)?, &vae, size);
+        let latent = [vae.latent_channels, size, size];
+        let cascade = Cascade::image(configs.scheduler(SCHEDULER)?, vae.scaling_factor, latent, vae.spatial_factor());
         Ok(Box::new(ImageModel { unet, vae, cascade, ignored }))
-    }
-}
-
-fn scheduler(configs: &Configs) -> Result<Scheduler, ConfigError> {
-    let file = format!("{SCHEDULER}/scheduler_config.json");
-    let Some(Some(json)) = configs.components.get(SCHEDULER) else {
-        return Err(ConfigError::MissingFile {
-            file,
-            why: "it says which noise the model was trained with".to_owned(),
-        });
-    };
-    Scheduler::from_diffusers(json).map_err(|source| ConfigError::Scheduler { file, source })
-}
-
-/// An image model is a cascade of one frame without labels.
-fn cascade(scheduler: Scheduler, vae: &VaeConfig, size: usize) -> Cascade {
-    Cascade {
-        labels: Vec::new(),
-        scheduler,
-        scaling_factor: vae.scaling_factor,
-        latent_channels: vae.latent_channels,
-        latent_size: [size, size],
-        spatial_factor: vae.spatial_factor(),
-        window: 1,
-        key_fps: 1.0,
-        interpolation: None,
-        upsampler: None,
     }
 }
 
@@ -105,10 +74,7 @@ impl Model for ImageModel {
             "image" => image_unet(b, UNET, &self.unet),
             "encoder" => image_encoder(b, VAE, &self.vae),
             "image_decoder" => image_decoder(b, VAE, &self.vae),
-            other => {
-                let what = format!("the family has no part of this name, only {}", self.parts().join(", "));
-                Err(BuildError::Config { path: other.to_owned(), what })
-            }
+            other => Err(no_part(other, &self.parts())),
         }
     }
 
@@ -119,10 +85,6 @@ impl Model for ImageModel {
     fn ignored_keys(&self) -> Vec<String> {
         self.ignored.clone()
     }
-}
-
-pub(super) fn image_shape(channels: usize) -> [Dim; 4] {
-    ["batch".into(), channels.into(), "height".into(), "width".into()]
 }
 
 /// The UNet of single images; a class embedding becomes the input `class_labels`.
@@ -137,8 +99,9 @@ pub(super) fn image_unet(b: GraphBuilder<'_>, folder: &str, c: &UnetConfig) -> R
                 let dtype = if kind == ClassEmbedding::Timestep { DType::F32 } else { DType::I64 };
                 b.input("class_labels", dtype, ["batch".into()])
             }),
+            embedding: None,
         };
-        unet(&b.component(folder), c, &inputs, &Frames::image("batch".into()), None).id()
+        unet(&b.component(folder), c, &inputs, &Frames::image("batch".into()), &ImageLayers).id()
     };
     b.finish(&[("out_sample", out)])
 }

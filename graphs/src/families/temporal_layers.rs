@@ -3,6 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::config::{ConfigError, MAX_GROUPS, Reader};
+use super::unet::{Layers, Place, Spatial};
 use crate::nn::{Frames, Scope, Value};
 use crate::temporal::{ContextLevels, TemporalAttentionConfig, temporal_attention, temporal_conv};
 
@@ -108,25 +109,31 @@ pub struct TemporalLayers<'g> {
 }
 
 impl<'g> TemporalLayers<'g> {
-    /// The convolution block after residual block `j` of `block` (such as `down_blocks.0`).
-    pub fn after_resnet(&self, block: &str, j: usize, x: Value<'g>, emb: Option<Value<'g>>) -> Value<'g> {
+    /// The convolution block `s`, after a residual block.
+    pub fn conv(&self, s: &Scope<'g>, x: Value<'g>, emb: Option<Value<'g>>) -> Value<'g> {
         if !self.config.conv {
             return x;
         }
         let emb = emb.filter(|_| self.config.time_embedding > 0);
         let emb = emb.map(|emb| self.regime.map_or(emb, |regime| emb + regime));
-        let s = self.scope.at(block).at("temporal_convs").at(j);
-        temporal_conv(&s, x, emb, &self.frames, self.config.groups, self.config.epsilon)
+        temporal_conv(s, x, emb, &self.frames, self.config.groups, self.config.epsilon)
+    }
+}
+
+impl<'g> Layers<'g> for TemporalLayers<'g> {
+    fn resnet(&self, net: &Spatial<'_, 'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        let x = net.resnet(&at.of("resnets"), at, x);
+        self.conv(&at.in_component(&self.scope, "temporal_convs"), x, Some(net.emb))
     }
 
-    /// The attention layer after spatial transformer `j` of `block`, which works at `level`.
-    pub fn after_attention(&self, block: &str, j: usize, level: usize, x: Value<'g>) -> Value<'g> {
-        if !self.config.attention_levels.contains(&level) {
+    fn transformer(&self, net: &Spatial<'_, 'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        let x = net.transformer(&at.of("attentions"), at, x);
+        if !self.config.attention_levels.contains(&at.level) {
             return x;
         }
         let c = &self.config;
         let config = TemporalAttentionConfig { head_dim: c.head_dim, ff_mult: c.ff_mult, groups: c.groups };
-        let s = self.scope.at(block).at("temporal_attentions").at(j);
-        temporal_attention(&s, x, self.context.get(level).copied(), self.text, &self.frames, &config)
+        let s = at.in_component(&self.scope, "temporal_attentions");
+        temporal_attention(&s, x, self.context.get(at.level).copied(), self.text, &self.frames, &config)
     }
 }

@@ -130,7 +130,7 @@ fn a_part_without_its_weights_names_the_first_it_misses() {
     let error = model.build("image", &Nothing).unwrap_err().to_string();
     assert!(error.starts_with("unet.time_embedding.linear_1: missing weight"), "{error}");
     let error = model.build("engine", &Nothing).unwrap_err().to_string();
-    assert_eq!(error, "engine: the family has no part of this name, only image, encoder, image_decoder");
+    assert_eq!(error, "engine: the checkpoint has no part of this name, only image, encoder, image_decoder");
 }
 
 #[test]

@@ -1,9 +1,8 @@
-//! The one UNet that all families assemble: `UNet2DConditionModel`, with temporal layers where a family has them.
+//! The one UNet that all families assemble: `UNet2DConditionModel`, each layer as the family's [`Layers`] draws it.
 
 use serde_json::{Value as Json, json};
 
 use super::config::{ConfigError, Reader};
-use super::temporal_layers::TemporalLayers;
 use crate::nn::{
     AttentionConfig, Frames, Scope, TransformerConfig, Value, conv2d, downsample, embedding, group_norm, resnet_block,
     sinusoidal_embedding, spatial_transformer, timestep_mlp, upsample_to,
@@ -202,33 +201,113 @@ pub struct UnetInputs<'g> {
     pub context: Option<Value<'g>>,
     /// Class, `[b]`: `i64` rows of a table, or `f32`.
     pub class: Option<Value<'g>>,
+    /// Added to the time embedding, `[b, E]`.
+    pub embedding: Option<Value<'g>>,
+}
+
+/// Where in the UNet a layer stands.
+#[derive(Clone, Copy)]
+pub struct Place<'a, 'g> {
+    /// The UNet's own component.
+    pub unet: &'a Scope<'g>,
+    /// Block, such as `down_blocks.0`.
+    pub block: &'a str,
+    /// Number of the layer in its block.
+    pub j: usize,
+    /// Level, 0 at full resolution.
+    pub level: usize,
+}
+
+impl<'g> Place<'_, 'g> {
+    /// The weights `{block}.{kind}.{j}`, such as `down_blocks.0.resnets.1`.
+    pub fn of(&self, kind: &str) -> Scope<'g> {
+        self.in_component(self.unet, kind)
+    }
+
+    /// The same path below another component, which holds a graft.
+    pub fn in_component(&self, component: &Scope<'g>, kind: &str) -> Scope<'g> {
+        component.at(self.block).at(kind).at(self.j)
+    }
+}
+
+/// What a family makes of the layers of an image UNet; each method is the image network's own layer unless it is given.
+pub trait Layers<'g> {
+    /// After the first convolution.
+    fn after_conv_in(&self, _unet: &Scope<'g>, x: Value<'g>) -> Value<'g> {
+        x
+    }
+
+    /// A residual block.
+    fn resnet(&self, net: &Spatial<'_, 'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        net.resnet(&at.of("resnets"), at, x)
+    }
+
+    /// A transformer, where the block has them.
+    fn transformer(&self, net: &Spatial<'_, 'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        net.transformer(&at.of("attentions"), at, x)
+    }
+
+    /// After a residual block and, where there is one, its transformer; in the middle only between the residual blocks.
+    fn after_layer(&self, _net: &Spatial<'_, 'g>, _at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        x
+    }
+}
+
+/// The layers of single images.
+pub struct ImageLayers;
+
+impl Layers<'_> for ImageLayers {}
+
+/// The image network's own layers, and what they share.
+pub struct Spatial<'a, 'g> {
+    /// Shape of the network.
+    pub config: &'a UnetConfig,
+    /// Frames of each sample.
+    pub frames: &'a Frames,
+    /// Time embedding, `[b, E]`.
+    pub emb: Value<'g>,
+    /// Text, `[b, L, D]`.
+    pub context: Option<Value<'g>>,
+}
+
+impl<'g> Spatial<'_, 'g> {
+    /// The residual block of weights `s`: `[(b t), C, H, W] → [(b t), width of the level, H, W]`.
+    pub fn resnet(&self, s: &Scope<'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        let c = self.config;
+        resnet_block(s, x, Some((self.emb, self.frames)), c.block_out_channels[at.level], c.groups, c.epsilon)
+    }
+
+    /// The transformer of weights `s`, over the positions of each frame.
+    pub fn transformer(&self, s: &Scope<'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        spatial_transformer(s, x, self.context, self.frames, &self.config.transformer(at.level))
+    }
 }
 
 struct Drawing<'a, 'g> {
-    config: &'a UnetConfig,
-    frames: &'a Frames,
-    temporal: Option<&'a TemporalLayers<'g>>,
-    emb: Value<'g>,
-    context: Option<Value<'g>>,
+    spatial: Spatial<'a, 'g>,
+    layers: &'a dyn Layers<'g>,
+    unet: &'a Scope<'g>,
 }
 
 /// `[(b t), in, H, W] → [(b t), out, H, W]`, any height and width.
 ///
-/// Source: diffusers `UNet2DConditionModel`; grafts of Blattmann et al. 2023, §3.1: after every spatial layer its
-/// temporal one.
+/// Source: diffusers `UNet2DConditionModel`.
 pub fn unet<'g>(
     s: &Scope<'g>,
     config: &UnetConfig,
     inputs: &UnetInputs<'g>,
     frames: &Frames,
-    temporal: Option<&TemporalLayers<'g>>,
+    layers: &dyn Layers<'g>,
 ) -> Value<'g> {
-    let drawing = Drawing { config, frames, temporal, emb: time_embedding(s, config, inputs), context: inputs.context };
+    let emb = time_embedding(s, config, inputs);
+    let spatial = Spatial { config, frames, emb, context: inputs.context };
+    let drawing = Drawing { spatial, layers, unet: s };
     let x = conv2d(&s.at("conv_in"), inputs.sample, config.block_out_channels[0], 3);
+    let x = layers.after_conv_in(s, x);
     let mut skips = vec![x];
-    let x = drawing.down(s, x, &mut skips);
-    let x = drawing.mid(s, x);
-    let x = drawing.up(s, x, &mut skips);
+    let x = drawing.down(x, &mut skips);
+    let x = drawing.mid(x);
+    let x = drawing.up(x, &mut skips);
     let x = group_norm(&s.at("conv_norm_out"), x, config.groups, config.epsilon).silu();
     conv2d(&s.at("conv_out"), x, config.out_channels, 3)
 }
@@ -237,6 +316,7 @@ fn time_embedding<'g>(s: &Scope<'g>, config: &UnetConfig, inputs: &UnetInputs<'g
     let (first, width) = (config.block_out_channels[0], config.time_embedding());
     let sinusoid = |t| sinusoidal_embedding(t, first, config.flip_sin_to_cos, config.freq_shift);
     let emb = timestep_mlp(&s.at("time_embedding"), sinusoid(inputs.timestep), width);
+    let emb = inputs.embedding.map_or(emb, |more| emb + more);
     let s = s.at("class_embedding");
     match (config.class_embedding, inputs.class) {
         (None, _) => emb,
@@ -250,63 +330,63 @@ fn time_embedding<'g>(s: &Scope<'g>, config: &UnetConfig, inputs: &UnetInputs<'g
 }
 
 impl<'g> Drawing<'_, 'g> {
-    fn layer(&self, s: &Scope<'g>, block: &str, j: usize, x: Value<'g>, level: usize) -> Value<'g> {
-        let (c, out) = (self.config, self.config.block_out_channels[level]);
-        let emb = Some((self.emb, self.frames));
-        let x = resnet_block(&s.at(block).at("resnets").at(j), x, emb, out, c.groups, c.epsilon);
-        self.temporal.map_or(x, |t| t.after_resnet(block, j, x, Some(self.emb)))
+    fn config(&self) -> &UnetConfig {
+        self.spatial.config
     }
 
-    fn transformer(&self, s: &Scope<'g>, block: &str, j: usize, x: Value<'g>, level: usize) -> Value<'g> {
-        let s = s.at(block).at("attentions").at(j);
-        let x = spatial_transformer(&s, x, self.context, self.frames, &self.config.transformer(level));
-        self.temporal.map_or(x, |t| t.after_attention(block, j, level, x))
+    fn resnet(&self, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        self.layers.resnet(&self.spatial, at, x)
     }
 
-    fn down(&self, s: &Scope<'g>, mut x: Value<'g>, skips: &mut Vec<Value<'g>>) -> Value<'g> {
-        for level in 0..self.config.levels() {
-            let block = format!("down_blocks.{level}");
-            for j in 0..self.config.layers_per_block[level] {
-                x = self.layer(s, &block, j, x, level);
-                if self.config.down_attention[level] {
-                    x = self.transformer(s, &block, j, x, level);
-                }
+    fn transformer(&self, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        self.layers.transformer(&self.spatial, at, x)
+    }
+
+    fn layer(&self, at: Place<'_, 'g>, x: Value<'g>, attention: bool) -> Value<'g> {
+        let x = self.resnet(at, x);
+        let x = if attention { self.transformer(at, x) } else { x };
+        self.layers.after_layer(&self.spatial, at, x)
+    }
+
+    fn down(&self, mut x: Value<'g>, skips: &mut Vec<Value<'g>>) -> Value<'g> {
+        for level in 0..self.config().levels() {
+            let block = &format!("down_blocks.{level}");
+            for j in 0..self.config().layers_per_block[level] {
+                let at = Place { unet: self.unet, block, j, level };
+                x = self.layer(at, x, self.config().down_attention[level]);
                 skips.push(x);
             }
-            if level + 1 < self.config.levels() {
-                x = downsample(&s.at(&block).at("downsamplers").at(0), x, 1);
+            if level + 1 < self.config().levels() {
+                x = downsample(&self.unet.at(block).at("downsamplers").at(0), x, 1);
                 skips.push(x);
             }
         }
         x
     }
 
-    fn mid(&self, s: &Scope<'g>, x: Value<'g>) -> Value<'g> {
-        let (block, level) = ("mid_block", self.config.levels() - 1);
-        let x = self.layer(s, block, 0, x, level);
-        if !self.config.mid_attention {
-            return x; // diffusers gives `UNetMidBlock2D` no further layers here
+    fn mid(&self, x: Value<'g>) -> Value<'g> {
+        let at = |j| Place { unet: self.unet, block: "mid_block", j, level: self.config().levels() - 1 };
+        if !self.config().mid_attention {
+            return self.resnet(at(0), x); // diffusers gives `UNetMidBlock2D` no further layers here
         }
-        let x = self.transformer(s, block, 0, x, level);
-        self.layer(s, block, 1, x, level)
+        let x = self.layer(at(0), x, true);
+        self.resnet(at(1), x)
     }
 
-    fn up(&self, s: &Scope<'g>, mut x: Value<'g>, skips: &mut Vec<Value<'g>>) -> Value<'g> {
-        let top = self.config.levels() - 1;
+    fn up(&self, mut x: Value<'g>, skips: &mut Vec<Value<'g>>) -> Value<'g> {
+        let top = self.config().levels() - 1;
         for i in 0..=top {
-            let (level, block) = (top - i, format!("up_blocks.{i}"));
-            for j in 0..=self.config.layers_per_block[level] {
+            let (level, block) = (top - i, &format!("up_blocks.{i}"));
+            for j in 0..=self.config().layers_per_block[level] {
                 if let Some(skip) = skips.pop() {
                     x = x.concat(&[skip], 1);
                 }
-                x = self.layer(s, &block, j, x, level);
-                if self.config.up_attention[i] {
-                    x = self.transformer(s, &block, j, x, level);
-                }
+                let at = Place { unet: self.unet, block, j, level };
+                x = self.layer(at, x, self.config().up_attention[i]);
             }
             // As large as what is joined next, which halves odd sizes upwards.
             if let Some(next) = skips.last().filter(|_| i < top) {
-                let s = s.at(&block).at("upsamplers").at(0);
+                let s = self.unet.at(block).at("upsamplers").at(0);
                 x = upsample_to(&s, x, *next, &next.dim(2), &next.dim(3));
             }
         }

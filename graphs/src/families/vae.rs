@@ -143,7 +143,9 @@ pub fn vae_decoder<'g>(
         let block = d.at("up_blocks").at(i);
         for j in 0..=config.layers_per_block {
             x = resnet_block(&block.at("resnets").at(j), x, None, width, config.groups, EPSILON);
-            x = temporal.map_or(x, |t| t.after_resnet(&format!("decoder.up_blocks.{i}"), j, x, None));
+            x = temporal.map_or(x, |t| {
+                t.conv(&t.scope.at("decoder").at("up_blocks").at(i).at("temporal_convs").at(j), x, None)
+            });
         }
         if i + 1 < widths.len() {
             let double = |axis| x.dim(axis) * Dim::fixed(2);
@@ -165,7 +167,7 @@ fn mid_block<'g>(s: &Scope<'g>, config: &VaeConfig, x: Value<'g>, temporal: Opti
     let block = s.at("mid_block");
     let resnet = |x: Value<'g>, j: usize| {
         let x = resnet_block(&block.at("resnets").at(j), x, None, x.channels(), config.groups, EPSILON);
-        temporal.map_or(x, |t| t.after_resnet("decoder.mid_block", j, x, None))
+        temporal.map_or(x, |t| t.conv(&t.scope.at("decoder").at("mid_block").at("temporal_convs").at(j), x, None))
     };
     let mut x = resnet(x, 0);
     if config.mid_attention {

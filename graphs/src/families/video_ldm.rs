@@ -5,15 +5,16 @@
 use serde_json::{Value as Json, json};
 
 use super::config::Reader;
-use super::stable_diffusion::{image_decoder, image_encoder, image_shape, image_unet};
+use super::shapes::{clip_frames, clip_shape, flatten, image_shape, no_part, unflatten};
+use super::stable_diffusion::{image_decoder, image_encoder, image_unet};
 use super::temporal_layers::TemporalLayers;
-use super::unet::{ClassEmbedding, unet};
+use super::unet::{ClassEmbedding, ImageLayers, Layers, unet};
 use super::{
     ConditionsConfig, ConfigError, Configs, Family, Model, TemporalConfig, UnetConfig, UnetInputs, VaeConfig,
     vae_decoder,
 };
 use crate::bundle::{Cascade, Interpolation, PredictionType, Scheduler, Upsampler};
-use crate::ir::{DType, Dim, Graph};
+use crate::ir::{DType, Graph};
 use crate::nn::{BuildError, Frames, GraphBuilder, Value};
 use crate::temporal::context_encoder;
 use crate::weights::WeightSource;
@@ -179,17 +180,14 @@ fn cascade(
         },
         residual_scale,
     });
+    let (latent, factor) = ([vae.config.latent_channels, height, width], vae.config.spatial_factor());
     Ok(Cascade {
         labels: conditions.config.labels.clone(),
-        scaling_factor: vae.config.scaling_factor,
-        latent_channels: vae.config.latent_channels,
-        latent_size: [height, width],
-        spatial_factor: vae.config.spatial_factor(),
         window,
         key_fps,
         interpolation: interpolate.map(|part| Interpolation { factor: 4, regimes: part.config.regimes.max(1) }),
         upsampler,
-        scheduler,
+        ..Cascade::image(scheduler, vae.config.scaling_factor, latent, factor)
     })
 }
 
@@ -292,16 +290,6 @@ impl Model for Cascaded {
     }
 }
 
-/// Axes of a clip of `channels`.
-fn clip_shape(channels: usize) -> [Dim; 5] {
-    ["batch".into(), "frames".into(), channels.into(), "height".into(), "width".into()]
-}
-
-fn no_part(name: &str, parts: &[&str]) -> BuildError {
-    let what = format!("the checkpoint has no part of this name, only {}", parts.join(", "));
-    BuildError::Config { path: name.to_owned(), what }
-}
-
 impl Part<TemporalConfig> {
     /// Its layers over a clip, without conditions.
     fn layers<'g>(&self, b: &'g GraphBuilder<'_>, frames: &Frames) -> TemporalLayers<'g> {
@@ -314,20 +302,6 @@ impl Part<TemporalConfig> {
             regime: None,
         }
     }
-}
-
-fn clip_frames() -> Frames {
-    Frames { batch: "batch".into(), frames: "frames".into() }
-}
-
-/// `b t c h w → (b t) c h w`
-fn flatten<'g>(x: Value<'g>, frames: &Frames) -> Value<'g> {
-    x.reshape([frames.total(), x.dim(2), x.dim(3), x.dim(4)])
-}
-
-/// `(b t) c h w → b t c h w`
-fn unflatten<'g>(x: Value<'g>, frames: &Frames) -> Value<'g> {
-    x.reshape([frames.batch.clone(), frames.frames.clone(), x.dim(1), x.dim(2), x.dim(3)])
 }
 
 impl Cascaded {
@@ -355,8 +329,14 @@ impl Cascaded {
             let s = scope.at("cond_encoder");
             let context_levels = context_encoder(&s, known, mask, &frames, width, t.context_levels());
             let layers = TemporalLayers { context: context_levels, text, regime, ..part.layers(&b, &frames) };
-            let inputs = UnetInputs { sample: flatten(sample, &frames), timestep, context: Some(context), class: None };
-            let y = unet(&b.component(&self.unet.folder), c, &inputs, &frames, Some(&layers));
+            let inputs = UnetInputs {
+                sample: flatten(sample, &frames),
+                timestep,
+                context: Some(context),
+                class: None,
+                embedding: None,
+            };
+            let y = unet(&b.component(&self.unet.folder), c, &inputs, &frames, &layers);
             unflatten(y, &frames).id()
         };
         b.finish(&[("out_sample", out)])
@@ -396,8 +376,10 @@ impl Cascaded {
                 b.input("noise_level", dtype, ["batch".into()])
             });
             let layers = part.map(|part| part.layers(&b, &frames));
-            let inputs = UnetInputs { sample: sample.concat(&[low], 1), timestep, context: None, class };
-            let y = unet(&b.component(&up.folder), c, &inputs, &frames, layers.as_ref());
+            let inputs =
+                UnetInputs { sample: sample.concat(&[low], 1), timestep, context: None, class, embedding: None };
+            let layers: &dyn Layers<'_> = layers.as_ref().map_or(&ImageLayers, |layers| layers);
+            let y = unet(&b.component(&up.folder), c, &inputs, &frames, layers);
             if part.is_some() { unflatten(y, &frames).id() } else { y.id() }
         };
         b.finish(&[("out_sample", out)])

@@ -38,6 +38,12 @@ pub(crate) fn bundle() -> Manifest {
         ("image_decoder", vec![f32("latents")]),
         ("upsampler", vec![f32("sample"), f32("low_res"), f32("timestep"), i64("noise_level")]),
     ];
+    let scheduler = Scheduler {
+        prediction_type: PredictionType::VPrediction,
+        timestep_spacing: TimestepSpacing::Trailing,
+        clip_sample: false,
+        ..Scheduler::default()
+    };
     let label = |name: &str, classes| Label { name: name.to_owned(), classes };
     Manifest {
         format: FORMAT,
@@ -45,18 +51,9 @@ pub(crate) fn bundle() -> Manifest {
         family: "videoldm".to_owned(),
         parts: parts.into_iter().map(|(name, inputs)| (name.to_owned(), part(name, inputs))).collect(),
         weights: BTreeMap::new(),
+        files: BTreeMap::new(),
         cascade: Cascade {
             labels: vec![label("night", 2), label("crowd", 4)],
-            scheduler: Scheduler {
-                prediction_type: PredictionType::VPrediction,
-                timestep_spacing: TimestepSpacing::Trailing,
-                clip_sample: false,
-                ..Scheduler::default()
-            },
-            scaling_factor: 1.0,
-            latent_channels: 2,
-            latent_size: [2, 3],
-            spatial_factor: 2,
             window: 4,
             key_fps: 2.0,
             interpolation: Some(Interpolation { factor: 4, regimes: 2 }),
@@ -66,6 +63,7 @@ pub(crate) fn bundle() -> Manifest {
                 noise_levels: 100,
                 residual_scale: None,
             }),
+            ..Cascade::image(scheduler, 1.0, [2, 2, 3], 2)
         },
     }
 }
