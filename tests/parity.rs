@@ -77,6 +77,12 @@ fn stable_diffusion_1_and_2_agree_with_diffusers() {
     agrees("sd2", true);
 }
 
+#[test]
+fn the_x4_upscaler_agrees_with_diffusers_frame_by_frame_and_with_temporal_layers() {
+    agrees("x4", true);
+    agrees("x4-video", true);
+}
+
 /// With every mixing factor at its upper end α is 1, and a clip is its frames.
 #[test]
 fn a_video_network_with_alpha_one_is_the_image_network_on_every_frame() {

@@ -91,3 +91,9 @@ fn python_accepts_and_runs_stable_diffusion_1_and_2() {
     python_agrees_on("sd1");
     python_agrees_on("sd2");
 }
+
+#[test]
+fn python_accepts_and_runs_the_x4_upscaler() {
+    python_agrees_on("x4");
+    python_agrees_on("x4-video");
+}

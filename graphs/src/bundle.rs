@@ -305,6 +305,25 @@ pub struct Upsampler {
     /// When given, the network's sample is this many times what a bicubic enlargement lacks; else it is the picture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual_scale: Option<f64>,
+    /// When given, the sample is a latent that the `upsampler_decoder` part makes the picture of; else it is pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<LatentUpsampler>,
+}
+
+/// An upsampling network over latents, of which each cell lies under one pixel of the small picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentUpsampler {
+    /// Channels of its latents.
+    pub channels: usize,
+    /// Noise schedule of its latents.
+    pub scheduler: Scheduler,
+    /// Noise schedule of the small picture; only its ᾱ is used.
+    pub low_res: Scheduler,
+    /// Highest noise level that was trained.
+    pub max_noise_level: u64,
+    /// What the upstream pipeline samples with; new plans take it.
+    pub sampling: Sampling,
 }
 
 impl Manifest {

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT / "demo" / "train"))
 import fill  # noqa: E402
 import networks  # noqa: E402
 import short  # noqa: E402
+from families import upscaler  # noqa: E402
 from model import masked_context  # noqa: E402
 from sample import Cascade  # noqa: E402
 
@@ -169,7 +170,7 @@ def stable_diffusion(name: str, checkpoint: Path) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    wanted, fixtures = sys.argv[1:] or ["demo", "tiny", "sd1", "sd2"], ROOT / "tests" / "fixtures"
+    wanted, fixtures = sys.argv[1:] or ["demo", "tiny", "sd1", "sd2", "x4", "x4-video"], ROOT / "tests" / "fixtures"
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         if "demo" in wanted:
@@ -183,6 +184,10 @@ def main() -> None:
             if name in wanted:
                 networks.stable_diffusion(fixtures / name, second)
                 stable_diffusion(name, networks.materialise(fixtures / name, scratch / name))
+        for name, video in (("x4", False), ("x4-video", True)):
+            if name in wanted:
+                upscaler.fixture(fixtures / name, video)
+                upscaler.record(Recorder(name), title, networks.materialise(fixtures / name, scratch / name))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ pub fn export(checkpoint: &Path, out: &Path) -> PathBuf {
     out.to_path_buf()
 }
 
-/// The bundle of `demo`, or of the fixture `tiny`, `sd1` or `sd2`.
+/// The bundle of `demo`, or of a fixture.
 pub fn of(set: &str) -> PathBuf {
     static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -53,7 +53,7 @@ impl Input {
     }
 }
 
-/// All cases of a set: `demo`, `tiny`, `sd1` or `sd2`.
+/// All cases of a set: a folder of `tests/golden`.
 pub fn cases(set: &str) -> Vec<Case> {
     let folder = crate::root().join("tests/golden").join(set);
     let recorded: Vec<Recorded> = serde_json::from_slice(&fs::read(folder.join("cases.json")).unwrap()).unwrap();

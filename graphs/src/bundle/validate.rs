@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
-use super::{BundleError, Cascade, FORMAT, Manifest, Part, PortDim, WeightFile, files};
+use super::{BundleError, Cascade, FORMAT, LatentUpsampler, Manifest, Part, PortDim, Sampling, WeightFile, files};
 
 /// Most parts or weight files in a bundle.
 const MAX_ENTRIES: usize = 256;
@@ -126,9 +126,7 @@ impl Cascade {
             }
         }
         if let Some(s) = &self.sampling {
-            check.range("cascade.sampling.steps", s.steps, 1..=1000)?;
-            let fits = s.guidance.iter().all(|g| (0.0..=100.0).contains(g));
-            check.that(fits, "cascade.sampling.guidance", &"numbers from 0 to 100", &format!("{:?}", s.guidance))?;
+            s.validate("cascade.sampling", check)?;
         }
         if let Some(i) = &self.interpolation {
             check.range("cascade.interpolation.factor", i.factor, 2..=64)?;
@@ -137,7 +135,8 @@ impl Cascade {
         if let Some(u) = &self.upsampler {
             check.range("cascade.upsampler.factor", u.factor, 1..=64)?;
             check.range("cascade.upsampler.noise_levels", u.noise_levels as usize, 1..=100_000)?;
-            let trained = self.scheduler.num_train_timesteps as u64;
+            let low_res = u.latent.as_ref().map_or(&self.scheduler, |latent| &latent.low_res);
+            let trained = low_res.num_train_timesteps as u64;
             let key = "cascade.upsampler.noise_levels";
             check.that(
                 u.noise_levels <= trained,
@@ -145,8 +144,32 @@ impl Cascade {
                 &format!("at most {trained} (the training timesteps)"),
                 &u.noise_levels,
             )?;
+            u.latent.as_ref().map_or(Ok(()), |latent| latent.validate(u.noise_levels, check))?;
         }
         Ok(())
+    }
+}
+
+impl LatentUpsampler {
+    fn validate(&self, noise_levels: u64, check: Check) -> Result<(), BundleError> {
+        check.range("cascade.upsampler.latent.channels", self.channels, 1..=4096)?;
+        for scheduler in [&self.scheduler, &self.low_res] {
+            let named = |source| BundleError::Scheduler { path: check.path.to_path_buf(), source };
+            scheduler.validate().map_err(named)?;
+        }
+        let key = "cascade.upsampler.latent.max_noise_level";
+        let expected = format!("less than {noise_levels}");
+        check.that(self.max_noise_level < noise_levels, key, &expected, &self.max_noise_level)?;
+        self.sampling.validate("cascade.upsampler.latent.sampling", check)
+    }
+}
+
+impl Sampling {
+    fn validate(&self, key: &str, check: Check) -> Result<(), BundleError> {
+        check.range(&format!("{key}.steps"), self.steps, 1..=1000)?;
+        let fits = self.guidance.iter().all(|g| (0.0..=100.0).contains(g));
+        let key = format!("{key}.guidance");
+        check.that(fits, &key, &"numbers from 0 to 100", &format!("{:?}", self.guidance))
     }
 }
 

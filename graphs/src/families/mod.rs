@@ -9,6 +9,7 @@ mod temporal_layers;
 #[cfg(test)]
 mod tests;
 mod unet;
+mod upscaler;
 mod vae;
 mod video_ldm;
 
@@ -21,6 +22,7 @@ pub use config::ConfigError;
 pub use stable_diffusion::StableDiffusion;
 pub use temporal_layers::TemporalConfig;
 pub use unet::{ImageLayers, Layers, Place, Spatial, UnetConfig, UnetInputs, unet};
+pub use upscaler::Upscaler;
 pub use vae::{VaeConfig, vae_decoder, vae_encoder};
 pub use video_ldm::VideoLdm;
 
@@ -117,7 +119,7 @@ pub trait Model {
 }
 
 /// All families, in the order in which they are asked.
-pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &StableDiffusion];
+pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &Upscaler, &StableDiffusion];
 
 /// The family of a checkpoint.
 pub fn detect(configs: &Configs) -> Option<&'static dyn Family> {

@@ -65,6 +65,9 @@ const HARMLESS: &[&str] = &[
     "projection_class_embeddings_input_dim",
 ];
 
+/// The block between the way down and the way up.
+const MID_BLOCK: &str = "mid_block";
+
 impl UnetConfig {
     /// Reads a `UNet2DConditionModel` configuration.
     ///
@@ -141,13 +144,14 @@ impl UnetConfig {
         self.block_out_channels.len()
     }
 
-    fn transformer(&self, level: usize) -> TransformerConfig {
-        let (heads, width) = (self.heads[level], self.block_out_channels[level]);
+    fn transformer(&self, at: Place<'_, '_>) -> TransformerConfig {
+        let (level, heads, width) = (at.level, self.heads[at.level], self.block_out_channels[at.level]);
         TransformerConfig {
             attention: AttentionConfig { heads, head_dim: width / heads, bias: false },
             layers: self.transformer_layers[level],
             groups: self.groups,
-            only_cross_attention: self.only_cross_attention[level],
+            // diffusers: the middle sees itself, whatever the levels beside it do.
+            only_cross_attention: self.only_cross_attention[level] && at.block != MID_BLOCK,
         }
     }
 }
@@ -279,7 +283,7 @@ impl<'g> Spatial<'_, 'g> {
 
     /// The transformer of weights `s`, over the positions of each frame.
     pub fn transformer(&self, s: &Scope<'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
-        spatial_transformer(s, x, self.context, self.frames, &self.config.transformer(at.level))
+        spatial_transformer(s, x, self.context, self.frames, &self.config.transformer(at))
     }
 }
 
@@ -365,7 +369,7 @@ impl<'g> Drawing<'_, 'g> {
     }
 
     fn mid(&self, x: Value<'g>) -> Value<'g> {
-        let at = |j| Place { unet: self.unet, block: "mid_block", j, level: self.config().levels() - 1 };
+        let at = |j| Place { unet: self.unet, block: MID_BLOCK, j, level: self.config().levels() - 1 };
         if !self.config().mid_attention {
             return self.resnet(at(0), x); // diffusers gives `UNetMidBlock2D` no further layers here
         }

@@ -179,6 +179,7 @@ fn cascade(
             _ => scheduler.num_train_timesteps as u64,
         },
         residual_scale,
+        latent: None,
     });
     let (latent, factor) = ([vae.config.latent_channels, height, width], vae.config.spatial_factor());
     Ok(Cascade {

@@ -62,6 +62,7 @@ pub(crate) fn bundle() -> Manifest {
                 factor: 2,
                 noise_levels: 100,
                 residual_scale: None,
+                latent: None,
             }),
             ..Cascade::image(scheduler, 1.0, [2, 2, 3], 2)
         },
