@@ -83,6 +83,11 @@ fn the_x4_upscaler_agrees_with_diffusers_frame_by_frame_and_with_temporal_layers
     agrees("x4-video", true);
 }
 
+#[test]
+fn modelscope_agrees_with_diffusers() {
+    agrees("modelscope", true);
+}
+
 /// With every mixing factor at its upper end α is 1, and a clip is its frames.
 #[test]
 fn a_video_network_with_alpha_one_is_the_image_network_on_every_frame() {

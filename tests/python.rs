@@ -97,3 +97,8 @@ fn python_accepts_and_runs_the_x4_upscaler() {
     python_agrees_on("x4");
     python_agrees_on("x4-video");
 }
+
+#[test]
+fn python_accepts_and_runs_modelscope() {
+    python_agrees_on("modelscope");
+}

@@ -9,70 +9,33 @@ Writes `tests/fixtures/*` (configurations), `tests/golden/<set>/<part>.safetenso
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "demo" / "train"))
 
-import fill  # noqa: E402
 import networks  # noqa: E402
 import short  # noqa: E402
-from families import upscaler  # noqa: E402
+from families import modelscope, upscaler  # noqa: E402
 from model import masked_context  # noqa: E402
+from recorder import Recorder, autoencoder, clips, image_unet, title  # noqa: E402
 from sample import Cascade  # noqa: E402
 
 
-class Recorder:
-    """One set of recordings: names inputs, calls the oracle, keeps outputs."""
-
-    def __init__(self, name: str):
-        self.folder, self.cases, self.outputs = HERE / name, [], {}
-
-    def filled(self, name: str, *shape: int) -> torch.Tensor:
-        seed = fill.name_seed(f"{self.part}/{self.case}/{name}")
-        self.inputs.append({"name": name, "dtype": "f32", "shape": list(shape), "seed": f"{seed:016x}"})
-        return torch.from_numpy(fill.uniform(seed, int(np.prod(shape))).reshape(shape))
-
-    def listed(self, name: str, values, dtype: str) -> torch.Tensor:
-        tensor = torch.tensor(values, dtype=torch.float32 if dtype == "f32" else torch.int64)
-        self.inputs.append({"name": name, "dtype": dtype, "shape": list(tensor.shape), "values": tensor.flatten().tolist()})
-        return tensor
-
-    @torch.no_grad()
-    def record(self, part: str, case: str, oracle) -> None:
-        """`oracle(self)` makes its inputs through `filled` and `listed` and returns `{output: tensor}`."""
-        self.part, self.case, self.inputs = part, case, []
-        for name, value in oracle(self).items():
-            self.outputs.setdefault(part, {})[f"{case}/{name}"] = value.float().contiguous()
-        self.cases.append({"part": part, "case": case, "inputs": self.inputs})
-
-    def write(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        for part, outputs in self.outputs.items():
-            save_file(outputs, self.folder / f"{part}.safetensors")
-        (self.folder / "cases.json").write_text("[\n" + ",\n".join("  " + json.dumps(c) for c in self.cases) + "\n]\n")
-        size = sum(f.stat().st_size for f in self.folder.iterdir())
-        print(f"{self.folder.name}: {len(self.cases)} cases, {size / 1e3:.0f} kB")
-
-
-def clips(small, large):
-    """Every frame count of the acceptance list, both sizes, batch 1 and 2."""
-    return [(1, 2, small), (1, 1, large), (5, 2, large), (5, 1, small), (8, 1, large), (8, 2, small), (16, 1, small)]
-
-
-def title(t: int | None, b: int, size) -> str:
-    return (f"t{t}-" if t else "") + f"b{b}-{size[0]}x{size[1]}"
+# Sets of one family each: `fixture(folder)` writes the configurations, `record(recorder, checkpoint)` asks the oracle.
+FAMILIES = {
+    "x4": (partial(upscaler.fixture, video=False), upscaler.record),
+    "x4-video": (partial(upscaler.fixture, video=True), upscaler.record),
+    "modelscope": (modelscope.fixture, modelscope.record),
+}
 
 
 def video_unet(r: Recorder, part: str, graft, sizes, regimes: int) -> None:
@@ -92,35 +55,6 @@ def video_unet(r: Recorder, part: str, graft, sizes, regimes: int) -> None:
             return {"out_sample": graft.run(call, t, masked_context(context, mask > 0), regime, temporal).view_as(x)}
 
         r.record(part, title(t, b, size), oracle)
-
-
-def image_unet(r: Recorder, part: str, unet, sizes) -> None:
-    for b, size, tokens in ((1, sizes[0], 2), (2, sizes[1], 2), (2, sizes[0], 5)):
-
-        def oracle(r, b=b, size=size, tokens=tokens):
-            x, step = r.filled("sample", b, unet.config.in_channels, *size), r.listed("timestep", [501.0, 37.0][:b], "f32")
-            return {"out_sample": unet(x, step, r.filled("encoder_hidden_states", b, tokens, unet.config.cross_attention_dim)).sample}
-
-        r.record(part, title(None, b, size) + f"-l{tokens}", oracle)
-
-
-def autoencoder(r: Recorder, vae, decoder, sizes) -> None:
-    scale, factor = vae.config.scaling_factor, 2 ** (len(vae.config.block_out_channels) - 1)
-    for b, (h, w) in ((1, sizes[0]), (2, sizes[1])):
-
-        def encode(r, b=b, h=h, w=w):
-            code = vae.encode(r.filled("image", b, 3, h * factor, w * factor)).latent_dist
-            return {"latents": code.mean * scale, "latents_std": code.std * scale}
-
-        r.record("encoder", title(None, b, (h * factor, w * factor)), encode)
-        r.record("image_decoder", title(None, b, (h, w)), lambda r, b=b, h=h, w=w: {"image": vae.decode(r.filled("latents", b, 4, h, w) / scale).sample})
-    for t, b, (h, w) in clips(*sizes) if decoder else ():
-
-        def decode(r, t=t, b=b, h=h, w=w):
-            z = r.filled("latents", b, t, 4, h, w) / scale
-            return {"frames": decoder.run(lambda v: v.decode(z.flatten(0, 1)).sample, t).unflatten(0, (b, t))}
-
-        r.record("decoder", title(t, b, (h, w)), decode)
 
 
 def upsampler(r: Recorder, graft, sizes) -> None:
@@ -170,7 +104,7 @@ def stable_diffusion(name: str, checkpoint: Path) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    wanted, fixtures = sys.argv[1:] or ["demo", "tiny", "sd1", "sd2", "x4", "x4-video"], ROOT / "tests" / "fixtures"
+    wanted, fixtures = sys.argv[1:] or ["demo", "tiny", "sd1", "sd2", *FAMILIES], ROOT / "tests" / "fixtures"
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         if "demo" in wanted:
@@ -184,10 +118,13 @@ def main() -> None:
             if name in wanted:
                 networks.stable_diffusion(fixtures / name, second)
                 stable_diffusion(name, networks.materialise(fixtures / name, scratch / name))
-        for name, video in (("x4", False), ("x4-video", True)):
+        for name, (fixture, record) in FAMILIES.items():
             if name in wanted:
-                upscaler.fixture(fixtures / name, video)
-                upscaler.record(Recorder(name), title, networks.materialise(fixtures / name, scratch / name))
+                shutil.rmtree(fixtures / name, ignore_errors=True)
+                fixture(fixtures / name)
+                recorder = Recorder(name)
+                record(recorder, networks.materialise(fixtures / name, scratch / name))
+                recorder.write()
 
 
 if __name__ == "__main__":

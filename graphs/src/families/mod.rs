@@ -3,6 +3,7 @@
 
 mod conditions;
 mod config;
+mod modelscope;
 mod shapes;
 mod stable_diffusion;
 mod temporal_layers;
@@ -19,6 +20,7 @@ use serde_json::Value as Json;
 
 pub use conditions::ConditionsConfig;
 pub use config::ConfigError;
+pub use modelscope::ModelScope;
 pub use stable_diffusion::StableDiffusion;
 pub use temporal_layers::TemporalConfig;
 pub use unet::{ImageLayers, Layers, Place, Spatial, UnetConfig, UnetInputs, unet};
@@ -119,7 +121,7 @@ pub trait Model {
 }
 
 /// All families, in the order in which they are asked.
-pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &Upscaler, &StableDiffusion];
+pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &Upscaler, &StableDiffusion, &ModelScope];
 
 /// The family of a checkpoint.
 pub fn detect(configs: &Configs) -> Option<&'static dyn Family> {

@@ -15,7 +15,8 @@ pub struct AttentionConfig {
 }
 
 impl AttentionConfig {
-    fn width(&self) -> usize {
+    /// `heads · head_dim`
+    pub fn width(&self) -> usize {
         self.heads * self.head_dim
     }
 

@@ -16,7 +16,7 @@ pub fn conv2d_strided<'g>(s: &Scope<'g>, x: Value<'g>, out: usize, kernel: usize
     x.conv(conv, s.weight("weight", &shape), s.weight("bias", &[out]))
 }
 
-/// `[…, C] → […, out]`. The weight is stored `[out, C]`, or `[out, C, 1, 1]` by a 1x1 convolution.
+/// `[…, C] → […, out]`. The weight is stored `[out, C]`, or `[out, C, 1, 1]` or `[out, C, 1]` by a convolution.
 pub fn linear<'g>(s: &Scope<'g>, x: Value<'g>, out: usize) -> Value<'g> {
     linear_without_bias(s, x, out) + s.weight("bias", &[out])
 }
@@ -25,7 +25,7 @@ pub fn linear<'g>(s: &Scope<'g>, x: Value<'g>, out: usize) -> Value<'g> {
 pub fn linear_without_bias<'g>(s: &Scope<'g>, x: Value<'g>, out: usize) -> Value<'g> {
     let rank = x.shape().rank();
     let width = x.size(rank.saturating_sub(1));
-    let weight = s.weight_as("weight", &[&[out, width], &[out, width, 1, 1]], &[out, width]);
+    let weight = s.weight_as("weight", &[&[out, width], &[out, width, 1, 1], &[out, width, 1]], &[out, width]);
     x.matmul(weight.transpose(&[1, 0]))
 }
 

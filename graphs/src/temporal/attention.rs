@@ -78,7 +78,7 @@ fn to_text<'g>(s: &Scope<'g>, x: Value<'g>, text: Value<'g>, frames: &Frames, co
 }
 
 /// Self-attention over frames: `[b, t, p, c] → [b, t, p, c]`.
-fn over_frames<'g>(s: &Scope<'g>, x: Value<'g>, config: AttentionConfig) -> Value<'g> {
+pub(super) fn over_frames<'g>(s: &Scope<'g>, x: Value<'g>, config: AttentionConfig) -> Value<'g> {
     let width = config.heads * config.head_dim;
     let [q, k, v] = ["to_q", "to_k", "to_v"].map(|name| linear_without_bias(&s.at(name), x, width));
     let call = Call::vldm(NAME, [("heads", Attr::Int(config.heads as i64)), ("scale", Attr::Float(config.scale()))]);

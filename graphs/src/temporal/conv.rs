@@ -53,3 +53,19 @@ pub fn temporal_conv<'g>(
     let h = conv_over_frames(&s.at("conv2"), h, width);
     to_frames(mix(s, clip, h), x, frames)
 }
+
+/// Four convolutions over frames, added to their input: `[(b t), C, H, W] → [(b t), C, H, W]`.
+///
+/// Each is a normalisation whose statistics span the clip, SiLU and a convolution; names count the dropout between them
+/// in all but the first: `conv1.{0,2}`, `conv2.{0,3}`.
+///
+/// Source: diffusers `TemporalConvLayer`, whose normalisations have PyTorch's epsilon 1e-5.
+pub fn four_temporal_convs<'g>(s: &Scope<'g>, x: Value<'g>, frames: &Frames, groups: usize) -> Value<'g> {
+    let clip = to_clip(x, frames);
+    let mut h = clip;
+    for (stage, conv) in [("conv1", 2), ("conv2", 3), ("conv3", 3), ("conv4", 3)] {
+        let s = s.at(stage);
+        h = conv_over_frames(&s.at(conv), clip_group_norm(&s.at(0), h, groups, 1e-5).silu(), x.channels());
+    }
+    to_frames(clip + h, x, frames)
+}

@@ -9,11 +9,13 @@ mod context;
 mod conv;
 mod mix;
 mod norm;
+mod transformer;
 
 pub use attention::{TemporalAttentionConfig, temporal_attention};
 pub use context::{ContextLevels, context_encoder};
-pub use conv::{conv_over_frames, temporal_conv};
+pub use conv::{conv_over_frames, four_temporal_convs, temporal_conv};
 pub use mix::mix;
+pub use transformer::{TemporalTransformerConfig, temporal_transformer};
 
 use crate::ir::{Dim, Shape};
 use crate::nn::{Frames, Value};

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditi
 
 import networks
 from model import Graft
+from recorder import title
 
 DOWN = ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3
 UP = ("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",)
@@ -40,9 +41,9 @@ def fixture(folder: Path, video: bool) -> None:
     f.finish()
 
 
-def record(recorder, title, checkpoint: Path) -> None:
-    """`recorder` is a fresh `Recorder`; frames of a clip are the batch of the image network."""
-    r, network = recorder, UNet2DConditionModel.from_pretrained(checkpoint / "unet").eval()
+def record(r, checkpoint: Path) -> None:
+    """`r` is a fresh `Recorder`; frames of a clip are the batch of the image network."""
+    network = UNet2DConditionModel.from_pretrained(checkpoint / "unet").eval()
     video = (checkpoint / "upsampler_temporal").exists()
     graft = Graft.load(network, checkpoint / "upsampler_temporal").eval() if video else None
 
@@ -61,4 +62,3 @@ def record(recorder, title, checkpoint: Path) -> None:
         for b, (h, w) in ((1, (3, 5)), (2, (4, 4))):
             decode = lambda r, b=b, h=h, w=w: {"image": vae.decode(r.filled("latents", b, 4, h, w) / vae.config.scaling_factor).sample}
             r.record("upsampler_decoder", title(None, b, (h, w)), decode)
-    r.write()
