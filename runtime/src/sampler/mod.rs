@@ -1,6 +1,7 @@
 //! The denoising loop: from start noise to a clean window, one [`Step`] after the other.
 
 mod guidance;
+pub mod windows;
 
 pub use guidance::{Branch, Guidance};
 use ndarray::{ArrayD, ArrayViewMutD, Axis, Slice, Zip};
