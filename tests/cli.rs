@@ -6,7 +6,7 @@ use vldm_tests::fixture::{self, Layout};
 use vldm_tests::program::{command, finish, vldm};
 use vldm_tests::{bundle, python};
 
-const COMMANDS: &[&str] = &["export", "inspect", "plan", "run", "bench", "doctor", "setup", "completions"];
+const COMMANDS: &[&str] = &["export", "inspect", "verify", "plan", "run", "bench", "doctor", "setup", "completions"];
 
 #[test]
 fn every_command_explains_itself() {

@@ -7,4 +7,5 @@ mod export;
 mod hostile;
 mod parity;
 mod python;
+mod verify;
 mod video;

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use vldm_graphs::bundle::{Part, Port, PortDim, PortType};
-use vldm_graphs::ir::{DType, Graph, InitializerData, ValueId};
-use vldm_graphs::onnx::{self, OnnxError};
+use vldm_graphs::bundle::{Part, Port};
+use vldm_graphs::onnx;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::ExportError;
@@ -38,40 +37,15 @@ fn build_one(checkpoint: &Checkpoint, weights: &Weights, name: &str) -> Result<B
     })?;
     let onnx = |e| ExportError::Onnx { part: name.to_owned(), source: Box::new(e) };
     let bytes = onnx::to_bytes(&graph).map_err(onnx)?;
-    let ports = |ids: &[ValueId]| ids.iter().map(|&id| port(&graph, id)).collect::<Result<_, _>>().map_err(onnx);
-    let files = graph.initializers.values().filter_map(|initializer| match &initializer.data {
-        InitializerData::External(location) => Some(location.file.clone()),
-        InitializerData::Inline(_) => None,
-    });
     tracing::debug!(part = name, nodes = graph.nodes().len(), bytes = bytes.len(), "part built");
     Ok(Built {
         name: name.to_owned(),
         nodes: graph.nodes().len(),
-        inputs: ports(&graph.inputs)?,
-        outputs: ports(&graph.outputs)?,
-        weights: files.collect(),
+        inputs: Port::all_of(&graph, &graph.inputs).map_err(onnx)?,
+        outputs: Port::all_of(&graph, &graph.outputs).map_err(onnx)?,
+        weights: graph.weight_files().into_iter().map(str::to_owned).collect(),
         bytes,
     })
-}
-
-fn port(graph: &Graph, id: ValueId) -> Result<Port, OnnxError> {
-    let value = graph.value(id);
-    let wrong = |found: &str| OnnxError::Model {
-        place: format!("port `{}`", value.name),
-        expected: "a type of f32 or i64".to_owned(),
-        found: found.to_owned(),
-    };
-    let ty = value.ty.as_ref().ok_or_else(|| wrong("none"))?;
-    let dtype = match ty.dtype {
-        DType::F32 => PortType::F32,
-        DType::I64 => PortType::I64,
-        other => return Err(wrong(other.name())),
-    };
-    let dim = |dim: &vldm_graphs::ir::Dim| match dim.as_fixed() {
-        Some(size) => PortDim::Fixed(size as u64),
-        None => PortDim::Symbol(dim.to_string()),
-    };
-    Ok(Port { name: value.name.clone(), dtype, shape: ty.shape.0.iter().map(dim).collect() })
 }
 
 impl Built {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value as Json;
-use vldm_graphs::bundle::{MANIFEST, WeightFile, files};
+use vldm_graphs::bundle::{MANIFEST, WeightFile, digest, files};
 
 use vldm_graphs::families::Resource;
 
@@ -103,13 +103,11 @@ impl Target {
         if !linked {
             copy(&from, &to).map_err(io)?;
         }
-        let mut hasher = blake3::Hasher::new();
-        let mut file = File::open(&to).map_err(io)?;
-        let bytes = io::copy(&mut file, &mut hasher).map_err(io)?;
+        let (bytes, blake3) = digest(&to).map_err(io)?;
         if bytes != shard.bytes() {
             return Err(ExportError::Changed { path: from, expected: shard.bytes(), found: bytes });
         }
-        Ok(WeightFile { bytes, blake3: hasher.finalize().to_hex().to_string(), source, linked })
+        Ok(WeightFile { bytes, blake3, source, linked })
     }
 
     /// Copies a resource of `checkpoint` into the bundle and gives its path there.

@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+mod digest;
 pub mod files;
 mod json;
 mod scheduler;
 mod validate;
+mod verify;
 
+pub use digest::digest;
 pub use json::parse_strict;
 pub use scheduler::{BetaSchedule, PredictionType, Scheduler, SchedulerError, TimestepSpacing};
+pub use verify::Finding;
 
 /// Name of the manifest inside the bundle folder.
 pub const MANIFEST: &str = "bundle.json";

@@ -10,6 +10,7 @@ pub mod error;
 pub mod image;
 pub mod kernels;
 pub mod noise;
+pub mod parity;
 pub mod sampler;
 pub mod scheduler;
 pub mod tensor;

@@ -13,9 +13,9 @@ use crate::onnxruntime;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// Engine that runs the networks; the other one never steps in for it
-    #[arg(long, value_parser = PossibleValuesParser::new(BACKENDS.iter().map(|b| b.name())), default_value = BACKENDS[0].name())]
-    engine: String,
+    /// Engine that runs the networks; the other one never steps in for it [default: the first]
+    #[arg(long, value_parser = PossibleValuesParser::new(BACKENDS.iter().map(|b| b.name())))]
+    engine: Option<String>,
     /// ONNX Runtime library for `--engine ort` [default: $ORT_DYLIB_PATH, then what `vldm setup ort` got]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
@@ -36,12 +36,18 @@ pub struct Engine {
 }
 
 impl EngineArgs {
+    /// Whether an engine was asked for by name.
+    pub fn is_named(&self) -> bool {
+        self.engine.is_some()
+    }
+
     /// The chosen engine.
     ///
     /// # Errors
     /// When it is not there: with the command that gets it.
     pub fn resolve(self) -> anyhow::Result<Engine> {
-        let Some(backend) = backend(&self.engine) else { bail!("no engine is called `{}`", self.engine) };
+        let name = self.engine.as_deref().unwrap_or(BACKENDS[0].name());
+        let Some(backend) = backend(name) else { bail!("no engine is called `{name}`") };
         let is_ort = backend.name() == "ort";
         ensure!(is_ort || self.ort_lib.is_none(), "--ort-lib is for --engine ort; the engine is {}", backend.name());
         let library = if is_ort { self.ort_lib.or_else(onnxruntime::find) } else { None };

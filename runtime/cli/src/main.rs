@@ -16,6 +16,7 @@ mod plan;
 mod progress;
 mod run;
 mod setup;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,7 @@ struct Cli {
 enum Command {
     Export(export::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
     Plan(plan::Args),
     Run(run::Args),
     Bench(bench::Args),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Export(args) => export::run(args, out),
         Command::Inspect(args) => inspect::run(&args, out),
+        Command::Verify(args) => verify::run(args, out),
         Command::Plan(args) => plan::run(args, out),
         Command::Run(args) => run::run(args, out),
         Command::Bench(args) => bench::run(args, out),
