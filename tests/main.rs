@@ -5,6 +5,7 @@ mod architecture;
 mod cli;
 mod export;
 mod hostile;
+mod optimize;
 mod parity;
 mod python;
 mod verify;

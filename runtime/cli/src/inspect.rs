@@ -1,5 +1,6 @@
 //! `vldm inspect`: what is in a bundle or an ONNX file, without running it.
 
+mod binding;
 mod model;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use vldm_graphs::ir::{self, Graph};
 use vldm_graphs::onnx::{self, ReadOptions};
 
 use crate::output::{Output, bytes, json, table, text};
+use binding::Report;
 use model::{Model, Weight};
 
 /// Show what is in a bundle or an ONNX file: signature, operators, weights.
@@ -39,6 +41,9 @@ struct View {
     /// Inputs and outputs alone
     #[arg(long)]
     signature: bool,
+    /// How often each piece of a denoising network needs to run: once a window, a timestep, a step, a guidance branch
+    #[arg(long)]
+    binding_times: bool,
 }
 
 /// Runs the command.
@@ -78,6 +83,9 @@ fn show(view: &View, graphs: &[(String, Graph)], manifest: Option<&Manifest>, ou
     if view.weights {
         let rows = graphs.iter().flat_map(|(name, g)| Weight::all(name, g)).collect();
         return out.result(&Weights(rows));
+    }
+    if view.binding_times {
+        return out.result(&Report::new(graphs, manifest)?);
     }
     let models: Vec<Model> = graphs.iter().map(|(name, g)| Model::of(name, g)).collect();
     if view.signature {
