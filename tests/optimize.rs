@@ -50,9 +50,14 @@ fn a_network_in_pieces_agrees_with_pytorch_and_shares_what_branches_share() {
             for (phase, piece) in &pieces {
                 match phase {
                     Phase::Timestep | Phase::Common => run(piece.as_ref(), &mut early),
-                    Phase::Prologue => run(piece.as_ref(), &mut given),
+                    Phase::Prologue => {
+                        run(piece.as_ref(), &mut early);
+                        run(piece.as_ref(), &mut given);
+                    }
                     Phase::Branch => {
-                        given.extend(early.clone().into_iter().filter(|(name, _)| name.starts_with("carried")));
+                        for (name, value) in early.iter().filter(|(name, _)| name.starts_with("carried")) {
+                            given.entry(name.clone()).or_insert_with(|| value.clone());
+                        }
                         run(piece.as_ref(), &mut given);
                     }
                 }
