@@ -31,6 +31,7 @@ pub struct Args {
 /// What to print instead of the summary.
 #[derive(clap::Args)]
 #[group(multiple = false)]
+#[expect(clippy::struct_excessive_bools, reason = "one flag each, of which one may be given")]
 struct View {
     /// Every node as text, with the types of its results
     #[arg(long)]
