@@ -133,12 +133,12 @@ mod tests {
 
     use super::*;
 
-    fn f32(sizes: &[usize]) -> Option<TensorType> {
-        Some(TensorType::new(DType::F32, Shape::fixed(sizes)))
+    fn f32(sizes: &[usize]) -> TensorType {
+        TensorType::new(DType::F32, Shape::fixed(sizes))
     }
 
-    fn node(g: &mut Graph, name: &str, op: impl Into<Op>, inputs: &[ValueId], ty: Option<TensorType>) -> ValueId {
-        let out = g.add_value(name, ty);
+    fn node(g: &mut Graph, name: &str, op: impl Into<Op>, inputs: &[ValueId], ty: TensorType) -> ValueId {
+        let out = g.add_value(name, Some(ty));
         let inputs = inputs.iter().copied().map(Some).collect();
         let op = op.into();
         g.add_node(Node { name: name.into(), op, inputs, outputs: vec![Some(out)], attribute_refs: vec![] });
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_value_is_known_when_all_it_is_made_of_is() {
         let mut g = Graph::new("net");
-        let [x, t, text] = ["sample", "timestep", "encoder_hidden_states"].map(|n| g.add_input(n, f32(&[2])));
+        let [x, t, text] = ["sample", "timestep", "encoder_hidden_states"].map(|n| g.add_input(n, Some(f32(&[2]))));
         let w = g.add_initializer("w", Initializer::from_f32(&[2], &[1.0, 2.0]));
         let keys = node(&mut g, "keys", BinaryKind::Mul, &[text, w], f32(&[2]));
         let emb = node(&mut g, "emb", BinaryKind::Mul, &[t, w], f32(&[2]));
@@ -165,8 +165,8 @@ mod tests {
     #[test]
     fn the_size_of_the_latents_is_known_with_the_window() {
         let mut g = Graph::new("net");
-        let x = g.add_input("sample", f32(&[2, 3]));
-        let ints = Some(TensorType::new(DType::I64, Shape::fixed(&[2])));
+        let x = g.add_input("sample", Some(f32(&[2, 3])));
+        let ints = TensorType::new(DType::I64, Shape::fixed(&[2]));
         let of_input = node(&mut g, "size", ShapeOf { start: 0, end: None }, &[x], ints.clone());
         let h = node(&mut g, "h", UnaryKind::Sqrt, &[x], f32(&[2, 3]));
         let of_other = node(&mut g, "size of h", ShapeOf { start: 0, end: None }, &[h], ints);
