@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 use vldm_graphs::bundle::files::read_bounded;
 use vldm_graphs::bundle::{Cascade, parse_strict};
-use vldm_graphs::families::{Configs, FAMILIES, Model, detect};
+use vldm_graphs::families::{Configs, FAMILIES, FURTHER_FILES, Model, detect};
 
 use crate::error::ExportError;
 
@@ -73,6 +73,13 @@ fn configs(path: &Path) -> Result<Configs, ExportError> {
             configs.index = Some(json(&inner)?);
         } else if inner.is_dir() {
             let file = CONFIGS.iter().map(|file| inner.join(file)).find(|file| file.exists());
+            let known = inner.join("vocab.json").exists();
+            for file in FURTHER_FILES.iter().filter(|file| !(known && **file == "tokenizer.json")) {
+                let further = inner.join(file);
+                if further.exists() {
+                    configs.files.insert(format!("{name}/{file}"), json(&further)?);
+                }
+            }
             configs.components.insert(name, file.map(|file| json(&file)).transpose()?);
         }
     }

@@ -110,14 +110,18 @@ impl Target {
         Ok(WeightFile { bytes, blake3, source, linked })
     }
 
-    /// Copies a resource of `checkpoint` into the bundle and gives its path there.
+    /// Puts a resource of `checkpoint` into the bundle and gives its path there.
     ///
     /// # Errors
     /// [`ExportError::Io`].
     pub fn resource(&self, checkpoint: &Path, resource: &Resource) -> Result<(String, WeightFile), ExportError> {
         let from = checkpoint.join(&resource.source);
-        let bytes =
-            files::read_bounded(&from, MAX_RESOURCE).map_err(|source| ExportError::Io { path: from, source })?;
+        let bytes = match &resource.content {
+            Some(made) => made.clone(),
+            None => {
+                files::read_bounded(&from, MAX_RESOURCE).map_err(|source| ExportError::Io { path: from, source })?
+            }
+        };
         let path = format!("{RESOURCES}/{}", resource.name);
         let folder = self.folder().join(RESOURCES);
         fs::create_dir_all(&folder).map_err(|source| ExportError::Io { path: folder, source })?;

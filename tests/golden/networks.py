@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 
 import fill
+from families import clip_text
 from model import Conditions, Graft
 
 UNET = "diffusion_pytorch_model.safetensors"
@@ -82,6 +83,7 @@ def materialise(fixture: Path, into: Path) -> Path:
             target.write_bytes(config.read_bytes())
     for file, tensors in json.loads((fixture / "weights.json").read_text()).items():
         save_file({n: torch.from_numpy(fill.weight(file, n, tuple(s))) for n, s in tensors.items()}, into / file)
+    clip_text.materialise(into)
     return into
 
 
@@ -116,7 +118,7 @@ def tiny_cascade(folder: Path) -> None:
 
 
 def stable_diffusion(folder: Path, second: bool) -> None:
-    """`unet` and `vae` shaped like Stable Diffusion 1.x, or 2.x with linear projections and heads per level."""
+    """Shaped like Stable Diffusion 1.x, or 2.x with linear projections, heads per level and OpenCLIP's text encoder."""
     f = Fixture(folder)
     heads = dict(attention_head_dim=(2, 4, 4), use_linear_projection=True) if second else dict(attention_head_dim=4)
     f.network("unet", UNet2DConditionModel(
@@ -124,7 +126,9 @@ def stable_diffusion(folder: Path, second: bool) -> None:
         sample_size=8, down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), **BLOCKS, **heads))
     f.network("vae", vae((16, 32, 32), 2, scaling_factor=0.18215))
+    clip_text.add(f, 24, second, layers=3 if second else 2)
     save_config(folder / "scheduler", scheduler("v_prediction" if second else "epsilon"))
     f.write_json("model_index.json", {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
-                 "vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"]})
+                 "vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"],
+                 "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]})
     f.finish()

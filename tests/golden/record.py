@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "demo" / "train"))
 
 import networks  # noqa: E402
 import short  # noqa: E402
-from families import modelscope, upscaler  # noqa: E402
+from families import clip_text, modelscope, upscaler  # noqa: E402
 from model import masked_context  # noqa: E402
 from recorder import Recorder, autoencoder, clips, image_unet, title  # noqa: E402
 from sample import Cascade  # noqa: E402
@@ -99,6 +99,7 @@ def stable_diffusion(name: str, checkpoint: Path) -> None:
     r = Recorder(name)
     image_unet(r, "image", UNet2DConditionModel.from_pretrained(checkpoint / "unet").eval(), ((6, 10), (8, 12)))
     autoencoder(r, AutoencoderKL.from_pretrained(checkpoint / "vae").eval(), None, ((3, 5), (4, 6)))
+    clip_text.record(r, clip_text.load(checkpoint / "text_encoder"))
     r.write()
 
 

@@ -31,7 +31,7 @@ pub fn weight(file: &str, name: &str, shape: &[usize]) -> Vec<f32> {
         (1.0, 0.1)
     } else if name.ends_with("embedding.weight") || file.starts_with("conditions/") {
         (0.0, 1.0)
-    } else if name.contains(".to_q.") || name.contains(".to_k.") {
+    } else if [".to_q.", ".to_k.", ".q_proj.", ".k_proj."].iter().any(|q| name.contains(q)) {
         (0.0, 0.4)
     } else {
         (0.0, if shape.len() == 2 { 0.15 } else { 0.05 })

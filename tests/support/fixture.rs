@@ -51,6 +51,11 @@ fn copy_configs(from: &Path, into: &Path) {
         } else if path.file_name().unwrap() != "weights.json" {
             fs::copy(&path, &target).unwrap();
         }
+        if target.ends_with("tokenizer_config.json") {
+            for shared in ["vocab.json", "merges.txt"] {
+                fs::copy(crate::root().join("tests/fixtures/clip").join(shared), into.join(shared)).unwrap();
+            }
+        }
     }
 }
 

@@ -249,7 +249,7 @@ impl<'a> Reader<'a> {
 }
 
 /// JSON short enough for a message.
-fn short(v: &Json) -> String {
+pub(super) fn short(v: &Json) -> String {
     let text = v.to_string();
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),

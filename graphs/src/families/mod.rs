@@ -1,6 +1,8 @@
 //! Model families: what a checkpoint's configuration means, drawn with the layers of [`crate::nn`] and
 //! [`crate::temporal`]. A new family is one file and one line in [`FAMILIES`].
 
+mod clip_text;
+mod clip_tokenizer;
 mod conditions;
 mod config;
 mod modelscope;
@@ -18,6 +20,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
+pub use clip_text::{ClipTextConfig, TextEncoder};
 pub use conditions::ConditionsConfig;
 pub use config::ConfigError;
 pub use modelscope::ModelScope;
@@ -40,7 +43,12 @@ pub struct Configs {
     pub index: Option<Json>,
     /// The component folders there are, each with its `config.json` (or `scheduler_config.json`), if it has one.
     pub components: BTreeMap<String, Option<Json>>,
+    /// Further JSON files of the component folders, such as `tokenizer/vocab.json`: those of [`FURTHER_FILES`].
+    pub files: BTreeMap<String, Json>,
 }
+
+/// Names of the JSON files that are read beside a component's own; `tokenizer.json` only where there is no `vocab.json`.
+pub const FURTHER_FILES: &[&str] = &["special_tokens_map.json", "added_tokens.json", "vocab.json", "tokenizer.json"];
 
 impl Configs {
     /// The `config.json` of a component folder, and the name for it in messages.
@@ -77,6 +85,8 @@ pub struct Resource {
     pub source: String,
     /// Its name in the bundle, such as `vocab.json`.
     pub name: String,
+    /// Its bytes, where they are made from `source` instead of copied.
+    pub content: Option<Vec<u8>>,
 }
 
 /// An architecture that checkpoints share.

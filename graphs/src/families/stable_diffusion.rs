@@ -4,18 +4,24 @@ use serde_json::Value as Json;
 
 use super::shapes::{image_shape, no_part};
 use super::unet::{ClassEmbedding, ImageLayers, unet};
-use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs, VaeConfig, vae_decoder, vae_encoder};
+use super::{
+    ConfigError, Configs, Family, Model, Resource, TextEncoder, UnetConfig, UnetInputs, VaeConfig, vae_decoder,
+    vae_encoder,
+};
 use crate::bundle::Cascade;
 use crate::ir::{DType, Graph};
 use crate::nn::{BuildError, Frames, GraphBuilder};
 use crate::weights::WeightSource;
 
-/// The `stable-diffusion` family: parts `image`, `encoder` and `image_decoder`, a cascade of one frame.
+/// The `stable-diffusion` family: parts `image`, `encoder`, `image_decoder` and, where the checkpoint has one,
+/// `text_encoder`; a cascade of one frame.
 pub struct StableDiffusion;
 
 const UNET: &str = "unet";
 const VAE: &str = "vae";
 const SCHEDULER: &str = "scheduler";
+const TEXT_ENCODER: &str = "text_encoder";
+const TOKENIZER: &str = "tokenizer";
 /// Latent cells on a side when `sample_size` is not given. Source: Stable Diffusion 1.x.
 const LATENT_SIZE: u64 = 64;
 
@@ -46,36 +52,51 @@ impl Family for StableDiffusion {
             });
         }
         let latent = [vae.latent_channels, size, size];
-        let cascade = Cascade::image(configs.scheduler(SCHEDULER)?, vae.scaling_factor, latent, vae.spatial_factor());
-        Ok(Box::new(ImageModel { unet, vae, cascade, ignored }))
+        let mut cascade =
+            Cascade::image(configs.scheduler(SCHEDULER)?, vae.scaling_factor, latent, vae.spatial_factor());
+        let text = TextEncoder::open(configs, TEXT_ENCODER, TOKENIZER)?;
+        if let Some(text) = &text {
+            text.fits("unet/config.json", unet.cross_attention_dim)?;
+            ignored.extend_from_slice(text.ignored_keys());
+            cascade.text = Some(text.text());
+        }
+        Ok(Box::new(ImageModel { unet, vae, text, cascade, ignored }))
     }
 }
 
-/// UNet and autoencoder, as the parts that every image backbone has.
+/// UNet and autoencoder, as the parts that every image backbone has, and the text encoder.
 struct ImageModel {
     unet: UnetConfig,
     vae: VaeConfig,
+    text: Option<TextEncoder>,
     cascade: Cascade,
     ignored: Vec<String>,
 }
 
 impl Model for ImageModel {
     fn parts(&self) -> Vec<&'static str> {
-        vec!["image", "encoder", "image_decoder"]
+        let text = self.text.as_ref().map(|_| TEXT_ENCODER);
+        ["image", "encoder", "image_decoder"].into_iter().chain(text).collect()
     }
 
     fn components(&self) -> Vec<String> {
-        vec![UNET.to_owned(), VAE.to_owned()]
+        let text = self.text.as_ref().map(TextEncoder::folder);
+        [UNET, VAE].into_iter().chain(text).map(str::to_owned).collect()
     }
 
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
         let b = GraphBuilder::new(part, weights);
-        match part {
-            "image" => image_unet(b, UNET, &self.unet),
-            "encoder" => image_encoder(b, VAE, &self.vae),
-            "image_decoder" => image_decoder(b, VAE, &self.vae),
-            other => Err(no_part(other, &self.parts())),
+        match (part, &self.text) {
+            ("image", _) => image_unet(b, UNET, &self.unet),
+            ("encoder", _) => image_encoder(b, VAE, &self.vae),
+            ("image_decoder", _) => image_decoder(b, VAE, &self.vae),
+            (TEXT_ENCODER, Some(text)) => text.build(b),
+            (other, _) => Err(no_part(other, &self.parts())),
         }
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        self.text.as_ref().map(TextEncoder::resources).unwrap_or_default()
     }
 
     fn cascade(&self) -> Option<Cascade> {

@@ -112,6 +112,7 @@ fn image_model() -> Configs {
         components: [("unet", unet_config()), ("vae", vae), ("scheduler", json!({}))]
             .map(|(folder, json)| (folder.to_owned(), Some(json)))
             .into(),
+        ..Configs::default()
     }
 }
 

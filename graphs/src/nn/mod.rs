@@ -14,6 +14,7 @@
 mod attention;
 mod basic;
 mod builder;
+mod clip;
 mod embed;
 mod function;
 mod resnet;
@@ -25,6 +26,7 @@ mod value;
 pub use attention::{AttentionConfig, TransformerConfig, attention, feed_forward, spatial_transformer};
 pub use basic::{conv2d, conv2d_strided, embedding, group_norm, layer_norm, linear, linear_without_bias};
 pub use builder::{BuildError, GraphBuilder};
+pub use clip::{ClipActivation, ClipLayers, causal_mask, clip_layer, clip_norm};
 pub use embed::{sinusoidal_embedding, timestep_mlp};
 pub use function::function_body;
 pub use resnet::{Frames, downsample, resnet_block, upsample_to};

@@ -183,11 +183,16 @@ impl<'g> Value<'g> {
         self.emit(Concat { axis }, &ids)
     }
 
-    /// `0, 1, … n − 1` as `f32`, for a size of the graph.
-    pub fn positions(self, n: &Dim) -> Self {
+    /// `0, 1, … n − 1` as `i64`, for a size of the graph.
+    pub fn indices(self, n: &Dim) -> Self {
         let count = self.scalar_size(n);
         let [zero, one] = [0, 1].map(|v| self.builder.constant(&Constant::Int(v)));
-        self.emit(Range, &[zero, count.id, one]).to_f32()
+        self.emit(Range, &[zero, count.id, one])
+    }
+
+    /// `0, 1, … n − 1` as `f32`, for a size of the graph.
+    pub fn positions(self, n: &Dim) -> Self {
+        self.indices(n).to_f32()
     }
 
     /// Calls a function of domain `vldm`; `body` is asked for once a graph.
