@@ -317,7 +317,7 @@ mod tests {
         let components = [(UNET, unet), (VAE, vae), (SCHEDULER, json!({}))];
         let index = Some(json!({"_class_name": "TextToVideoSDPipeline"}));
         let components = components.map(|(folder, json)| (folder.to_owned(), Some(json))).into();
-        let configs = Configs { index, components };
+        let configs = Configs { index, components, ..Configs::default() };
         assert!(ModelScope.recognises(&configs));
         let error = ModelScope.open(&configs).map(|_| ()).unwrap_err().to_string();
         assert_eq!(

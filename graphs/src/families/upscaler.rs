@@ -257,6 +257,7 @@ mod tests {
         Configs {
             index: Some(json!({"_class_name": CLASS, "max_noise_level": 350, "watermarker": [null, null]})),
             components: components.map(|(folder, json)| (folder.to_owned(), Some(json))).into(),
+            ..Configs::default()
         }
     }
 
