@@ -124,6 +124,8 @@ struct State {
     left: usize,
     /// Units not done, of each stage.
     left_of: Vec<usize>,
+    /// Stages of which a unit began.
+    started: Vec<bool>,
     /// Frames in the video so far.
     written: usize,
     stop: bool,
@@ -138,6 +140,7 @@ impl State {
         Self {
             left: waiting.len(),
             left_of: layout.stages.iter().map(|s| s.units).collect(),
+            started: vec![false; layout.stages.len()],
             waiting,
             ready,
             store: Store::new(layout),
@@ -195,7 +198,7 @@ impl Shared<'_> {
                 state.ready.remove(&key);
                 state.free -= 1;
                 let (unit, stage) = (key.2, self.layout.units[key.2].stage);
-                if state.left_of[stage] == self.layout.stages[stage].units && self.layout.units[unit].index == 0 {
+                if !std::mem::replace(&mut state.started[stage], true) {
                     self.progress.event(&Event::Started { stage });
                 }
                 return Some((unit, self.layout.units[unit].reads.iter().map(|span| state.store.read(span)).collect()));

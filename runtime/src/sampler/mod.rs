@@ -189,7 +189,7 @@ mod tests {
     fn given_frames_come_back_unless_asked_otherwise() {
         for replace in [Replace::Final, Replace::EveryStep, Replace::None] {
             let w = window(&[true, false, false], replace);
-            let g = Guidance { labels: 2.0, context: 1.0 };
+            let g = Guidance::new(2.0, 1.0);
             let x = denoise(&table(4), &w, g, &Counting::default(), &fake).unwrap();
             let same = x.index_axis(Axis(1), 0) == w.known.index_axis(Axis(1), 0);
             assert_eq!(same, replace != Replace::None, "{replace:?}");

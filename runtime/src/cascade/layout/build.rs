@@ -1,31 +1,38 @@
 //! From a plan to streams, stages and units, stage by stage.
 
-use std::collections::BTreeMap;
-
 use vldm_graphs::bundle::Manifest;
 
-use super::super::plan::{Labels, Plan, PlanError, Start};
+use super::super::plan::{NoiseRule, Plan, PlanError, SchedulerKeys};
+use super::needs::{Needs, takes};
 use super::windows::Windows;
 use super::{Kind, Layout, Span, Stage, Stream, Unit};
 use crate::sampler::Guidance;
 
 /// Longest video, in frames.
 const MAX_FRAMES: usize = 10_000_000;
-const F32: usize = size_of::<f32>();
+pub(super) const F32: usize = size_of::<f32>();
 
-struct Builder<'a> {
-    plan: &'a Plan,
-    bundle: &'a Manifest,
+pub(super) struct Builder<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) bundle: &'a Manifest,
     streams: Vec<Stream>,
-    stages: Vec<Stage>,
+    pub(super) stages: Vec<Stage>,
     units: Vec<Unit>,
-    latent: [usize; 3],
+    pub(super) latent: [usize; 3],
 }
 
 pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError> {
     let mut b = Builder { plan, bundle, streams: vec![], stages: vec![], units: vec![], latent: latent(plan, bundle)? };
-    let start = b.start()?;
-    let labels = b.keyframes(start)?;
+    if plan.noise != NoiseRule::Torch {
+        return Err(plan.error("noise", "\"torch\"", "another rule"));
+    }
+    if plan.source.is_some() {
+        return Err(plan.error("source", "a stage that makes frames", "a file"));
+    }
+    let needs = needs(plan, bundle);
+    needs.check(plan)?;
+    let start = b.start(needs)?;
+    let (cues, none) = b.keyframes(start, needs)?;
     for pass in 0..plan.interpolate.len() {
         b.interpolate(pass)?;
     }
@@ -41,9 +48,21 @@ pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError
     let factor = bundle.cascade.interpolation.as_ref().map_or(1, |i| i.factor);
     let fps = plan.video.fps.unwrap_or(bundle.cascade.key_fps * (factor as f64).powi(passes));
     let Builder { streams, stages, units, .. } = b;
-    let mut layout = Layout { streams, stages, units, frames, fps, size: [height, width], labels };
+    let mut layout = Layout { streams, stages, units, frames, fps, size: [height, width], needs, cues, none };
     set_needed(&mut layout);
     Ok(layout)
+}
+
+/// What the networks of the plan want to be shown.
+fn needs(plan: &Plan, bundle: &Manifest) -> Needs {
+    let names = [Some(main_part(bundle)), plan.upsample.as_ref().map(|_| "upsampler")];
+    let parts = names.into_iter().flatten().filter_map(|name| bundle.parts.get(name));
+    parts.map(|part| Needs::of(part, bundle)).reduce(Needs::or).unwrap_or_default()
+}
+
+/// The part that makes key frames: one of single images where there is none of clips.
+pub(super) fn main_part(bundle: &Manifest) -> &'static str {
+    if !bundle.parts.contains_key("keyframes") && bundle.parts.contains_key("image") { "image" } else { "keyframes" }
 }
 
 /// `[channels, height, width]` of a latent, from the size the plan asks for.
@@ -76,24 +95,29 @@ impl<'a> Builder<'a> {
         self.streams.len() - 1
     }
 
-    fn stream(&mut self, frames: usize, shape: [usize; 3]) -> usize {
+    pub(super) fn stream(&mut self, frames: usize, shape: [usize; 3]) -> usize {
         self.streams.push(Stream { frames, shape });
         self.last()
     }
 
-    fn unit(&mut self, index: usize, reads: Vec<Span>, writes: Span) {
+    pub(super) fn unit(&mut self, index: usize, reads: Vec<Span>, writes: Span) {
         let stage = self.stages.len();
         let reads = reads.into_iter().filter(|span| !span.frames.is_empty()).collect();
         self.units.push(Unit { stage, index, reads, writes: Some(writes), after: None, needed: usize::MAX });
     }
 
     /// The part of that name and its inputs, or an error about the stage `key` that needs it.
-    fn part(&self, key: &str, name: &'static str, inputs: &[&str]) -> Result<Option<&'static str>, PlanError> {
+    pub(super) fn part(
+        &self,
+        key: &str,
+        name: &'static str,
+        inputs: &[&str],
+    ) -> Result<Option<&'static str>, PlanError> {
         let Some(part) = self.bundle.parts.get(name) else {
             let parts = self.bundle.parts.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(self.plan.error(key, format!("a bundle with the part `{name}`"), format!("one with {parts}")));
         };
-        match inputs.iter().find(|input| !part.inputs.iter().any(|port| port.name == **input)) {
+        match inputs.iter().find(|input| !takes(part, input)) {
             None => Ok(Some(name)),
             Some(input) => {
                 let expected = format!("a part `{name}` with the input `{input}`");
@@ -102,131 +126,21 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn steps(&self, key: &str, steps: usize) -> Result<usize, PlanError> {
+    /// Checks the number of steps, and the changes to the scheduler, of the stage at `key`.
+    pub(super) fn steps(&self, key: &str, steps: usize, changes: &SchedulerKeys) -> Result<usize, PlanError> {
         let train = self.bundle.cascade.scheduler.num_train_timesteps;
-        if steps <= train {
-            return Ok(steps);
+        if steps > train {
+            let key = format!("{key}.steps");
+            return Err(self.plan.error(&key, format!("at most the {train} training steps"), steps.to_string()));
         }
-        Err(self.plan.error(&format!("{key}.steps"), format!("at most the {train} training steps"), steps.to_string()))
+        if !changes.is_empty() {
+            return Err(self.plan.error(&format!("{key}.scheduler"), "the bundle's own scheduler", "changes to it"));
+        }
+        Ok(steps)
     }
 
-    fn latents(&self, frames: usize) -> Vec<usize> {
+    pub(super) fn latents(&self, frames: usize) -> Vec<usize> {
         [&[1, frames], &self.latent[..]].concat()
-    }
-
-    /// The stage of the first frame, when the first window starts from one.
-    fn start(&mut self) -> Result<Option<usize>, PlanError> {
-        let k = &self.plan.keyframes;
-        let latent = self.latent;
-        let image = latent.iter().product::<usize>() * F32;
-        let stage = match k.start {
-            Start::Window => return Ok(None),
-            Start::Image => Stage {
-                kind: Kind::Image,
-                part: self.part("keyframes.start", "image", &[])?,
-                units: 1,
-                frames: 1,
-                shape: [&[1], &latent[..]].concat(),
-                steps: self.steps("keyframes", k.steps)?,
-                evaluations: k.steps * Guidance { labels: k.guidance, context: 1.0 }.branches(false).len(),
-                noise_bytes: image,
-            },
-            Start::File(_) => Stage {
-                kind: Kind::Picture,
-                part: self.part("keyframes.start", "encoder", &[])?,
-                units: 1,
-                frames: 1,
-                shape: vec![
-                    1,
-                    3,
-                    latent[1] * self.bundle.cascade.spatial_factor,
-                    latent[2] * self.bundle.cascade.spatial_factor,
-                ],
-                steps: 1,
-                evaluations: 1,
-                noise_bytes: 0,
-            },
-        };
-        let stream = self.stream(1, latent);
-        self.unit(0, vec![], Span { stream, frames: 0..1 });
-        self.stages.push(stage);
-        Ok(Some(stream))
-    }
-
-    /// The first window and the prediction chunks, which share a stream. Returns the labels of every key frame.
-    fn keyframes(&mut self, start: Option<usize>) -> Result<BTreeMap<usize, Vec<i64>>, PlanError> {
-        let (k, predict) = (&self.plan.keyframes, self.plan.predict.as_ref());
-        let window = k.frames;
-        let fresh = predict.map_or(0, |p| window - p.context);
-        let frames = window + predict.map_or(0, |p| p.chunks.len() * fresh);
-        let context: &[&str] = &["context_latents", "context_mask"];
-        let needs: &[&str] = if start.is_some() || predict.is_some() { context } else { &[] };
-        let part = self.part("keyframes", "keyframes", needs)?;
-        self.part("conditions", "conditions", &["labels"])?;
-        let mut classes = vec![-1; self.bundle.cascade.labels.len()];
-        self.relabel("conditions", &self.plan.conditions.labels, &mut classes)?;
-        let mut labels = BTreeMap::from([(0, classes.clone())]);
-
-        let stream = self.stream(frames, self.latent);
-        let guidance = Guidance { labels: k.guidance, context: k.context_guidance };
-        let reads = start.map(|stream| Span { stream, frames: 0..1 }).into_iter().collect();
-        self.unit(0, reads, Span { stream, frames: 0..window });
-        let shape = self.latents(window);
-        let noise_bytes = shape.iter().product::<usize>() * F32;
-        let steps = self.steps("keyframes", k.steps)?;
-        let evaluations = steps * guidance.branches(start.is_some()).len();
-        self.stages.push(Stage {
-            kind: Kind::Keyframes,
-            part,
-            units: 1,
-            frames: window,
-            shape,
-            steps,
-            evaluations,
-            noise_bytes,
-        });
-
-        let Some(p) = predict else { return Ok(labels) };
-        for (i, chunk) in p.chunks.iter().enumerate() {
-            let at = window + i * fresh;
-            self.relabel(&format!("predict.chunks[{i}]"), &chunk.labels, &mut classes)?;
-            if labels.values().next_back() != Some(&classes) {
-                labels.insert(at, classes.clone());
-            }
-            self.unit(i, vec![Span { stream, frames: at - p.context..at }], Span { stream, frames: at..at + fresh });
-        }
-        let guidance = Guidance { labels: p.guidance, context: p.context_guidance };
-        let (units, steps) = (p.chunks.len(), self.steps("predict", p.steps)?);
-        let evaluations = units * steps * guidance.branches(true).len();
-        let frames = units * fresh;
-        let shape = self.latents(window);
-        self.stages.push(Stage { kind: Kind::Predict, part, units, frames, shape, steps, evaluations, noise_bytes });
-        Ok(labels)
-    }
-
-    /// Changes `classes` by the labels of the plan at `key`.
-    fn relabel(&self, key: &str, labels: &Labels, classes: &mut [i64]) -> Result<(), PlanError> {
-        let known = &self.bundle.cascade.labels;
-        for (name, class) in labels {
-            let key = format!("{key}.labels.{name}");
-            let Some(i) = known.iter().position(|label| label.name == *name) else {
-                let names: Vec<_> = known.iter().map(|l| l.name.as_str()).collect();
-                let names = if names.is_empty() { "no labels at all".to_owned() } else { names.join(" or ") };
-                return Err(self.plan.error(&key, format!("a label of the bundle ({names})"), name));
-            };
-            classes[i] = match class {
-                None => -1,
-                Some(class) if *class < known[i].classes => *class as i64,
-                Some(class) => {
-                    return Err(self.plan.error(
-                        &key,
-                        format!("a class from 0 to {}, or null", known[i].classes - 1),
-                        class.to_string(),
-                    ));
-                }
-            };
-        }
-        Ok(())
     }
 
     fn interpolate(&mut self, pass: usize) -> Result<(), PlanError> {
@@ -250,8 +164,8 @@ impl<'a> Builder<'a> {
                 Span { stream, frames: first..factor * (g + 1) + 1 },
             );
         }
-        let guidance = Guidance { labels: settings.guidance, context: settings.context_guidance };
-        let steps = self.steps(kind.name(), settings.steps)?;
+        let guidance = Guidance::new(settings.guidance, settings.context_guidance);
+        let steps = self.steps(kind.name(), settings.steps, &settings.scheduler)?;
         let shape = self.latents(factor + 1);
         let noise_bytes = shape.iter().product::<usize>() * F32;
         let evaluations = gaps * steps * guidance.branches(true).len();
@@ -313,7 +227,7 @@ impl<'a> Builder<'a> {
             let reads = vec![Span { stream: below, frames: windows.covered(i) }];
             self.unit(i, reads, Span { stream, frames: windows.stored(i) });
         }
-        let (units, steps) = (windows.count(), self.steps("upsample", u.steps)?);
+        let (units, steps) = (windows.count(), self.steps("upsample", u.steps, &u.scheduler)?);
         let folded = channels * factor * factor;
         let window = frames.min(u.window);
         let shape = vec![1, window, folded, height, width];

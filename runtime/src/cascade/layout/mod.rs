@@ -4,6 +4,8 @@
 //! spans of streams that other units write, and writes one span itself. Nothing else connects units.
 
 mod build;
+mod keyframes;
+mod needs;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -12,6 +14,7 @@ use std::ops::Range;
 use serde::{Serialize, Serializer};
 use vldm_graphs::bundle::Manifest;
 
+pub(crate) use self::needs::{Cue, Needs};
 use super::plan::{Plan, PlanError};
 use crate::video::VideoSpec;
 
@@ -149,8 +152,12 @@ pub struct Layout {
     pub fps: f64,
     /// Height and width of the video, in pixels.
     pub size: [usize; 2],
-    /// First key frame → labels from there on, one class a label, −1 for "not given".
-    pub(crate) labels: BTreeMap<usize, Vec<i64>>,
+    /// What the networks want to be shown.
+    pub(crate) needs: Needs,
+    /// First key frame → what is shown from there on.
+    pub(crate) cues: BTreeMap<usize, Cue>,
+    /// What is shown where nothing is given.
+    pub(crate) none: Cue,
 }
 
 impl Layout {
@@ -188,9 +195,9 @@ impl Layout {
         first..first + count
     }
 
-    /// Labels of the chunk that a key frame, counted from 0, belongs to.
-    pub(crate) fn labels_of(&self, keyframe: usize) -> &[i64] {
-        self.labels.range(..=keyframe).next_back().map_or(&[], |(_, labels)| labels.as_slice())
+    /// What the chunk shows that a key frame, counted from 0, belongs to.
+    pub(crate) fn cue_of(&self, keyframe: usize) -> &Cue {
+        self.cues.range(..=keyframe).next_back().map_or(&self.none, |(_, cue)| cue)
     }
 }
 
@@ -289,8 +296,9 @@ mod tests {
         let mut document = whole(3);
         document["stages"][2]["chunks"][1] = json!({"labels": {"night": 1, "crowd": null}});
         let layout = Layout::new(&plan(&document), &bundle()).unwrap();
-        assert_eq!((layout.labels_of(0), layout.labels_of(5)), (&[0, 2][..], &[0, 2][..]));
-        assert_eq!((layout.labels_of(6), layout.labels_of(9)), (&[1, -1][..], &[1, -1][..]));
+        let labels = |frame| layout.cue_of(frame).labels.clone();
+        assert_eq!((labels(0), labels(5)), (vec![0, 2], vec![0, 2]));
+        assert_eq!((labels(6), labels(9)), (vec![1, -1], vec![1, -1]));
     }
 
     #[test]

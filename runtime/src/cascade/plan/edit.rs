@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// Sets the value at `key` in `document`. A key may start with `stages.`, a stage's name (`keyframes`, `interpolate`
-/// for every pass, `interpolate-2` for one), `labels` (those of `conditions`) or a key of the plan itself.
+/// for every pass, `interpolate-2` for one), `labels` or `prompt` (those of `conditions`) or a key of the plan itself.
 /// Missing objects on the way are made; missing stages and list entries are not.
 pub(super) fn set(document: &mut Value, key: &str, new: &Value) -> Result<(), String> {
     let parts: Vec<&str> = key.split('.').collect();
@@ -13,7 +13,7 @@ pub(super) fn set(document: &mut Value, key: &str, new: &Value) -> Result<(), St
     let parts = match parts.as_slice() {
         ["stages"] => return Err("name a stage and a setting, such as keyframes.steps".to_owned()),
         ["stages", rest @ ..] => rest.to_vec(),
-        ["labels", ..] => [&["conditions"], parts.as_slice()].concat(),
+        ["labels", ..] | ["prompt"] => [&["conditions"], parts.as_slice()].concat(),
         _ => parts,
     };
     let Value::Object(plan) = document else { return Err("the plan is no object".to_owned()) };
@@ -95,6 +95,8 @@ mod tests {
             ("seed", "3"),
             ("stages.keyframes.steps", "4"),
             ("labels.night", "1"),
+            ("prompt", "a cat = no dog"),
+            ("keyframes.scheduler.type", "UniPC"),
             ("predict.chunks[1].labels.night", "null"),
             ("interpolate.steps", "6"),
             ("interpolate-2.steps", "5"),
@@ -105,6 +107,8 @@ mod tests {
         let plan = f.plan().unwrap();
         assert_eq!((plan.seed, plan.keyframes.steps), (3, 4));
         assert_eq!(plan.conditions.labels["night"], Some(1));
+        assert_eq!(plan.conditions.prompt.as_deref(), Some("a cat = no dog"));
+        assert_eq!(plan.keyframes.scheduler["type"], "UniPC");
         assert_eq!(plan.predict.unwrap().chunks[1].labels["night"], None);
         assert_eq!((plan.interpolate[0].steps, plan.interpolate[1].steps), (6, 5));
         assert_eq!(plan.checkpoint, Some("../demo".into()));

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use vldm_graphs::bundle::Manifest;
 
 use super::{
-    Chunk, Conditions, Decode, Interpolate, Keyframes, Labels, MAX_PASSES, Plan, Predict, Start, Upsample, Video,
+    Chunk, Conditions, Decode, Interpolate, Keyframes, Labels, MAX_PASSES, NoiseRule, Plan, Predict, Start, Upsample,
+    Video,
 };
 
 /// What a new plan should be like.
@@ -25,7 +26,7 @@ impl Template {
         let frames = Keyframes { frames: cascade.window, ..Keyframes::default() };
         let chunk = |i: usize| match &self.change {
             Some((label, class)) if i == self.chunks / 2 => {
-                Chunk { labels: Labels::from([(label.clone(), Some(*class))]) }
+                Chunk { labels: Labels::from([(label.clone(), Some(*class))]), ..Chunk::default() }
             }
             _ => Chunk::default(),
         };
@@ -40,10 +41,13 @@ impl Template {
             checkpoint: None,
             bundle: None,
             seed: 0,
+            noise: NoiseRule::Torch,
             size: Some([height * cascade.spatial_factor, width * cascade.spatial_factor]),
             conditions: Conditions {
                 labels: cascade.labels.iter().map(|l| (l.name.clone(), Some((l.classes - 1) / 2))).collect(),
+                ..Conditions::default()
             },
+            source: None,
             keyframes: Keyframes { start: Start::Window, ..frames },
             predict: (self.chunks > 0).then_some(predict),
             interpolate: vec![Interpolate::default(); passes],

@@ -3,6 +3,7 @@
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::super::error::{CascadeError, Place};
+use super::super::layout::Cue;
 use super::super::plan::{ContextReplace, Start};
 use super::super::store::Frame;
 use super::{Stages, clip, one, one_i64, sample_error, split, stack};
@@ -16,7 +17,7 @@ use crate::tensor::Tensor;
 struct Job<'a> {
     part: &'static str,
     source: Source,
-    labels: &'a [i64],
+    cue: &'a Cue,
     guidance: Guidance,
     /// Frames of the window; `None` where the given ones go.
     frames: Vec<Option<Frame>>,
@@ -29,6 +30,12 @@ impl Stages<'_> {
         self.layout.streams[0].shape
     }
 
+    /// The guidance of the first window.
+    fn guidance(&self, context: f64) -> Guidance {
+        let k = &self.plan.keyframes;
+        Guidance { labels: k.guidance.0, context, rescale: k.guidance_rescale }
+    }
+
     /// One frame by the image model.
     pub(super) fn image(
         &self,
@@ -36,13 +43,12 @@ impl Stages<'_> {
         steps: &[Step],
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
-        let k = &self.plan.keyframes;
         let shape = [&[1], &self.latent()[..]].concat();
         let noise = segment(self.plan.seed, Source::Image, 0, &shape);
         let window = Window { known: noise.clone(), noise, seen: vec![], replace: Replace::None };
-        let guidance = Guidance { labels: k.guidance, context: 1.0 };
+        let guidance = self.guidance(1.0);
         let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
-            let tokens = self.tokens.of(self.layout.labels_of(0), branch.labels);
+            let tokens = &self.tokens.of(self.layout.cue_of(0), branch.labels).spatial;
             let (sample, t) = (Tensor::F32(x.clone()), one(t));
             let inputs = [("sample", &sample), ("timestep", &t), ("encoder_hidden_states", tokens)];
             self.sessions.call(place, "image", &inputs, Some(x.shape()))
@@ -79,8 +85,8 @@ impl Stages<'_> {
         let job = Job {
             part: "keyframes",
             source: Source::Keyframes,
-            labels: self.layout.labels_of(0),
-            guidance: Guidance { labels: k.guidance, context: k.context_guidance },
+            cue: self.layout.cue_of(0),
+            guidance: self.guidance(k.context_guidance),
             frames,
             replace: Replace::Final,
             regime: None,
@@ -104,8 +110,8 @@ impl Stages<'_> {
         let job = Job {
             part: "keyframes",
             source: Source::Predict,
-            labels: self.layout.labels_of(first_new),
-            guidance: Guidance { labels: p.guidance, context: p.context_guidance },
+            cue: self.layout.cue_of(first_new),
+            guidance: Guidance::new(p.guidance, p.context_guidance),
             frames,
             replace: match p.context_replace {
                 ContextReplace::Final => Replace::Final,
@@ -134,8 +140,8 @@ impl Stages<'_> {
         let job = Job {
             part: "interpolate",
             source: Source::Interpolate(pass),
-            labels: self.layout.labels_of(right_keyframe),
-            guidance: Guidance { labels: settings.guidance, context: settings.context_guidance },
+            cue: self.layout.cue_of(right_keyframe),
+            guidance: Guidance::new(settings.guidance, settings.context_guidance),
             frames,
             replace: Replace::Final,
             regime: (regimes > 0).then(|| pass.min(regimes - 1)),
@@ -163,7 +169,7 @@ impl Stages<'_> {
         let masks = [Tensor::zeros(mask.shape()), Tensor::F32(mask)];
         let regime = one_i64(job.regime.unwrap_or(0) as i64);
         let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
-            let tokens = self.tokens.of(job.labels, branch.labels);
+            let tokens = &self.tokens.of(job.cue, branch.labels).spatial;
             let (sample, t, seen) = (Tensor::F32(x.clone()), one(t), usize::from(branch.context));
             let mut inputs = vec![
                 ("sample", &sample),

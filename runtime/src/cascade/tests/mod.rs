@@ -79,7 +79,7 @@ fn frames(document: &Value, lanes: usize) -> Vec<RgbImage> {
 }
 
 fn label_sets(document: &Value) -> usize {
-    super::layout::Layout::new(&plan(document), &bundle()).unwrap().labels.len() + 1
+    super::layout::Layout::new(&plan(document), &bundle()).unwrap().cues.len() + 1
 }
 
 fn day_to_night() -> Value {

@@ -95,7 +95,7 @@ fn keyframes(p: &crate::cascade::plan::Plan) -> ArrayD<f32> {
     let mut network = Denoise {
         part: "keyframes",
         steps: k.steps,
-        guidance: k.guidance as f32,
+        guidance: k.guidance.0[0] as f32,
         context_guidance: 1.0,
         labels,
         regime: None,

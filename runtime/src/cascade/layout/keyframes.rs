@@ -1,0 +1,177 @@
+//! The stages that make key frames: the frame or picture they start from, the first window, prediction.
+
+use std::collections::BTreeMap;
+
+use super::super::plan::{PlanError, Start};
+use super::build::{Builder, F32, main_part};
+use super::needs::{Cue, Needs, takes};
+use super::{Kind, Span, Stage};
+use crate::sampler::Guidance;
+
+/// What is shown from which key frame on, and what where nothing is given.
+type Cues = (BTreeMap<usize, Cue>, Cue);
+
+impl Builder<'_> {
+    /// The stage of the first frame, when the first window starts from one, or of the picture that conditions it.
+    pub(super) fn start(&mut self, needs: Needs) -> Result<Option<usize>, PlanError> {
+        let k = &self.plan.keyframes;
+        let latent = self.latent;
+        let scale = self.bundle.cascade.spatial_factor;
+        let encode = |part, noise_bytes| Stage {
+            kind: Kind::Picture,
+            part,
+            units: 1,
+            frames: 1,
+            shape: vec![1, 3, latent[1] * scale, latent[2] * scale],
+            steps: 1,
+            evaluations: 1,
+            noise_bytes,
+        };
+        let stage = match k.start {
+            Start::Window if needs.picture_latents => {
+                let pixels = 3 * latent[1] * latent[2] * scale * scale;
+                encode(self.part("conditions.image", "encoder", &[])?, pixels * F32)
+            }
+            Start::Window => return Ok(None),
+            Start::Image => Stage {
+                kind: Kind::Image,
+                part: self.part("keyframes.start", "image", &[])?,
+                units: 1,
+                frames: 1,
+                shape: [&[1], &latent[..]].concat(),
+                steps: self.steps("keyframes", k.steps, &k.scheduler)?,
+                evaluations: k.steps * self.guidance(1.0).branches(false).len(),
+                noise_bytes: latent.iter().product::<usize>() * F32,
+            },
+            Start::File(_) => encode(self.part("keyframes.start", "encoder", &[])?, 0),
+        };
+        let stream = self.stream(1, latent);
+        self.unit(0, vec![], Span { stream, frames: 0..1 });
+        self.stages.push(stage);
+        Ok(Some(stream))
+    }
+
+    /// The guidance of the first window.
+    fn guidance(&self, context: f64) -> Guidance {
+        let k = &self.plan.keyframes;
+        Guidance { labels: k.guidance.0, context, rescale: k.guidance_rescale }
+    }
+
+    /// The part that denoises the first window, which must take that many frames.
+    fn network(&self) -> Result<&'static str, PlanError> {
+        let (plan, k) = (self.plan, &self.plan.keyframes);
+        let windows = [("context", k.context.is_some()), ("freenoise", k.freenoise.is_some())];
+        if let Some((key, _)) = windows.into_iter().find(|(_, given)| *given)
+            && (plan.predict.is_some() || k.start != Start::Window)
+        {
+            let expected = "no windows where frames are given: predict more chunks instead";
+            return Err(plan.error(&format!("keyframes.{key}"), expected, "some"));
+        }
+        let most = self.bundle.cascade.max_window.unwrap_or(usize::MAX);
+        let (key, found) = match (&k.context, &k.freenoise) {
+            (Some(c), _) => ("context.length", c.length),
+            (None, Some(f)) => ("freenoise.length", f.length),
+            (None, None) => ("frames", k.frames),
+        };
+        if found > most {
+            let expected =
+                format!("at most {most}, the frames that the network takes at once; for longer clips see `context`");
+            return Err(plan.error(&format!("keyframes.{key}"), expected, found.to_string()));
+        }
+        Ok(if k.freenoise.is_some() { "keyframes_long" } else { "keyframes" })
+    }
+
+    /// Something must tell a network what to show, if it wants to be told.
+    fn tokens(&self, part: &str, needs: Needs) -> Result<(), PlanError> {
+        let wants = self.bundle.parts.get(part).is_some_and(|part| takes(part, "encoder_hidden_states"));
+        if !wants || needs.conditions() {
+            return Ok(());
+        }
+        let expected = "a bundle with the part `conditions`, `text_encoder` or `image_encoder`";
+        Err(self.plan.error("conditions", expected, "one without"))
+    }
+
+    /// One image after the other, by the image model.
+    fn images(&mut self, needs: Needs) -> Result<Cues, PlanError> {
+        let (plan, k) = (self.plan, &self.plan.keyframes);
+        let only = |given: bool, key: &str| {
+            let expected = "no such setting, for the bundle makes single images";
+            if given { Err(plan.error(key, expected, "one")) } else { Ok(()) }
+        };
+        only(k.start != Start::Window, "keyframes.start")?;
+        only(k.context.is_some(), "keyframes.context")?;
+        only(k.freenoise.is_some(), "keyframes.freenoise")?;
+        only(k.guidance.0[0].total_cmp(&k.guidance.0[1]).is_ne(), "keyframes.guidance")?;
+        only(plan.predict.is_some(), "predict")?;
+        let part = self.part("keyframes", "image", &[])?;
+        self.tokens("image", needs)?;
+        let cues = needs.cues(plan, self.bundle, |_| 0)?;
+        let stream = self.stream(k.frames, self.latent);
+        for i in 0..k.frames {
+            self.unit(i, vec![], Span { stream, frames: i..i + 1 });
+        }
+        let steps = self.steps("keyframes", k.steps, &k.scheduler)?;
+        self.stages.push(Stage {
+            kind: Kind::Keyframes,
+            part,
+            units: k.frames,
+            frames: k.frames,
+            shape: [&[1], &self.latent[..]].concat(),
+            steps,
+            evaluations: k.frames * steps * self.guidance(1.0).branches(false).len(),
+            noise_bytes: self.latent.iter().product::<usize>() * F32,
+        });
+        Ok(cues)
+    }
+
+    /// The first window and the prediction chunks, which share a stream.
+    pub(super) fn keyframes(&mut self, start: Option<usize>, needs: Needs) -> Result<Cues, PlanError> {
+        let plan = self.plan;
+        let (k, predict) = (&plan.keyframes, plan.predict.as_ref());
+        let name = main_part(self.bundle);
+        if name == "image" {
+            return self.images(needs);
+        }
+        let window = k.frames;
+        let fresh = predict.map_or(0, |p| window - p.context);
+        let frames = window + predict.map_or(0, |p| p.chunks.len() * fresh);
+        let context: &[&str] = &["context_latents", "context_mask"];
+        let starts = k.start != Start::Window;
+        let inputs: &[&str] = if starts || predict.is_some() { context } else { &[] };
+        let network = self.network()?;
+        let part = self.part("keyframes", network, inputs)?;
+        self.tokens(network, needs)?;
+        let cues = needs.cues(plan, self.bundle, |i| window + i * fresh)?;
+
+        let stream = self.stream(frames, self.latent);
+        let reads = start.map(|stream| Span { stream, frames: 0..1 }).into_iter().collect();
+        self.unit(0, reads, Span { stream, frames: 0..window });
+        let shape = self.latents(window);
+        let noise_bytes = shape.iter().product::<usize>() * F32;
+        let steps = self.steps("keyframes", k.steps, &k.scheduler)?;
+        let evaluations = steps * self.guidance(k.context_guidance).branches(starts).len();
+        self.stages.push(Stage {
+            kind: Kind::Keyframes,
+            part,
+            units: 1,
+            frames: window,
+            shape,
+            steps,
+            evaluations,
+            noise_bytes,
+        });
+
+        let Some(p) = predict else { return Ok(cues) };
+        for i in 0..p.chunks.len() {
+            let at = window + i * fresh;
+            self.unit(i, vec![Span { stream, frames: at - p.context..at }], Span { stream, frames: at..at + fresh });
+        }
+        let guidance = Guidance::new(p.guidance, p.context_guidance);
+        let (units, steps) = (p.chunks.len(), self.steps("predict", p.steps, &p.scheduler)?);
+        let evaluations = units * steps * guidance.branches(true).len();
+        let frames = units * fresh;
+        let shape = self.latents(window);
+        self.stages.push(Stage { kind: Kind::Predict, part, units, frames, shape, steps, evaluations, noise_bytes });
+        Ok(cues)
+    }
+}
