@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use vldm_runtime::sampler::windows::{Tail, Weighting, free_noise};
 use vldm_runtime::{BACKENDS, Backend, LoadOptions, Session, Tensor};
 use vldm_tests::fixture::{self, Layout};
 use vldm_tests::golden::{Case, cases};
@@ -84,6 +85,12 @@ fn the_x4_upscaler_agrees_with_diffusers_frame_by_frame_and_with_temporal_layers
 }
 
 #[test]
+fn animatediff_agrees_with_diffusers() {
+    agrees("animatediff", true);
+    agrees("animatediff-adapter", true);
+}
+
+#[test]
 fn modelscope_agrees_with_diffusers() {
     agrees("modelscope", true);
 }
@@ -133,5 +140,30 @@ fn half_precision_and_sharded_checkpoints_agree_with_the_recordings() {
             let case = cases("tiny").into_iter().find(|c| c.part == part).unwrap();
             check(session.as_ref(), backend.name(), &case);
         }
+    }
+}
+
+/// What is recorded of long clips took its windows from diffusers' own functions.
+#[test]
+fn windows_of_long_clips_are_those_of_diffusers() {
+    let long: Vec<Case> = cases("animatediff").into_iter().filter(|c| c.part == "keyframes_long").collect();
+    assert!(!long.is_empty());
+    for case in long {
+        let [.., length, stride, weighting] = case.name.split('-').collect::<Vec<_>>()[..] else {
+            panic!("{}", case.name)
+        };
+        let input = |name: &str| &case.inputs.iter().find(|(n, _)| n == name).unwrap().1;
+        let weighting = match weighting {
+            "flat" => Weighting::Flat,
+            "pyramid" => Weighting::Pyramid,
+            _ => Weighting::DelayedReverseSawtooth,
+        };
+        let frames = input("sample").shape()[1];
+        let (length, stride) = (length.parse().unwrap(), stride.parse().unwrap());
+        let windows = free_noise(frames, length, stride, weighting, Tail::Diffusers).unwrap();
+        assert_eq!(&windows.indices(), input("window_frames"), "{}", case.name);
+        let matrix = windows.merge_matrix();
+        let error = relative_error(matrix.as_f32().unwrap(), input("window_weights").as_f32().unwrap());
+        assert!(error <= 1e-6, "{}: {error:.2e}", case.name);
     }
 }

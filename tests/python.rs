@@ -99,6 +99,12 @@ fn python_accepts_and_runs_the_x4_upscaler() {
 }
 
 #[test]
+fn python_accepts_and_runs_animatediff() {
+    python_agrees_on("animatediff");
+    python_agrees_on("animatediff-adapter");
+}
+
+#[test]
 fn python_accepts_and_runs_modelscope() {
     python_agrees_on("modelscope");
 }

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "demo" / "train"))
 
 import networks  # noqa: E402
 import short  # noqa: E402
-from families import clip_text, modelscope, upscaler  # noqa: E402
+from families import animatediff, clip_text, modelscope, upscaler  # noqa: E402
 from model import masked_context  # noqa: E402
 from recorder import Recorder, autoencoder, clips, image_unet, title  # noqa: E402
 from sample import Cascade  # noqa: E402
@@ -32,6 +32,8 @@ from sample import Cascade  # noqa: E402
 
 # Sets of one family each: `fixture(folder)` writes the configurations, `record(recorder, checkpoint)` asks the oracle.
 FAMILIES = {
+    "animatediff": (partial(animatediff.fixture, adapter=False), animatediff.record),
+    "animatediff-adapter": (partial(animatediff.fixture, adapter=True), animatediff.record),
     "x4": (partial(upscaler.fixture, video=False), upscaler.record),
     "x4-video": (partial(upscaler.fixture, video=True), upscaler.record),
     "modelscope": (modelscope.fixture, modelscope.record),

@@ -1,11 +1,13 @@
 //! Model families: what a checkpoint's configuration means, drawn with the layers of [`crate::nn`] and
 //! [`crate::temporal`]. A new family is one file and one line in [`FAMILIES`].
 
+mod animatediff;
 mod clip_text;
 mod clip_tokenizer;
 mod conditions;
 mod config;
 mod modelscope;
+mod motion;
 mod shapes;
 mod stable_diffusion;
 mod temporal_layers;
@@ -20,10 +22,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
+pub use animatediff::AnimateDiff;
 pub use clip_text::{ClipTextConfig, TextEncoder};
 pub use conditions::ConditionsConfig;
 pub use config::ConfigError;
 pub use modelscope::ModelScope;
+pub use motion::motion_module_name;
 pub use stable_diffusion::StableDiffusion;
 pub use temporal_layers::TemporalConfig;
 pub use unet::{ImageLayers, Layers, Place, Spatial, UnetConfig, UnetInputs, unet};
@@ -131,7 +135,7 @@ pub trait Model {
 }
 
 /// All families, in the order in which they are asked.
-pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &Upscaler, &StableDiffusion, &ModelScope];
+pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &AnimateDiff, &Upscaler, &StableDiffusion, &ModelScope];
 
 /// The family of a checkpoint.
 pub fn detect(configs: &Configs) -> Option<&'static dyn Family> {

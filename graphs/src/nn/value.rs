@@ -151,7 +151,12 @@ impl<'g> Value<'g> {
 
     /// Rows `indices` of a table along its first axis.
     pub fn gather(self, indices: Self) -> Self {
-        self.emit(Gather { axis: 0 }, &[self.id, indices.id])
+        self.gather_along(0, indices)
+    }
+
+    /// The slices `indices` along `axis`, whose place the axes of `indices` take.
+    pub fn gather_along(self, axis: i64, indices: Self) -> Self {
+        self.emit(Gather { axis }, &[self.id, indices.id])
     }
 
     /// Column `index` along `axis`, which disappears.

@@ -8,6 +8,7 @@ mod attention;
 mod context;
 mod conv;
 mod mix;
+mod motion;
 mod norm;
 mod transformer;
 
@@ -15,6 +16,7 @@ pub use attention::{TemporalAttentionConfig, temporal_attention};
 pub use context::{ContextLevels, context_encoder};
 pub use conv::{conv_over_frames, four_temporal_convs, temporal_conv};
 pub use mix::mix;
+pub use motion::{FrameWindows, motion_module};
 pub use transformer::{TemporalTransformerConfig, temporal_transformer};
 
 use crate::ir::{Dim, Shape};
