@@ -95,6 +95,12 @@ fn modelscope_agrees_with_diffusers() {
     agrees("modelscope", true);
 }
 
+#[test]
+fn stable_video_diffusion_agrees_with_diffusers() {
+    agrees("svd", true);
+    agrees("svd-short", true);
+}
+
 /// With every mixing factor at its upper end α is 1, and a clip is its frames.
 #[test]
 fn a_video_network_with_alpha_one_is_the_image_network_on_every_frame() {

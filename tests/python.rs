@@ -108,3 +108,9 @@ fn python_accepts_and_runs_animatediff() {
 fn python_accepts_and_runs_modelscope() {
     python_agrees_on("modelscope");
 }
+
+#[test]
+fn python_accepts_and_runs_stable_video_diffusion() {
+    python_agrees_on("svd");
+    python_agrees_on("svd-short");
+}

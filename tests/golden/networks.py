@@ -18,6 +18,7 @@ from families import clip_text
 from model import Conditions, Graft
 
 UNET = "diffusion_pytorch_model.safetensors"
+MODEL = "model.safetensors"
 TEMPORAL = "temporal.safetensors"
 BLOCKS = dict(act_fn="silu", norm_eps=1e-5)
 
@@ -55,6 +56,13 @@ class Fixture:
     def network(self, component: str, model) -> None:
         save_config(self.folder / component, model)
         self.add(component, UNET, model.state_dict())
+
+    def transformers(self, component: str, model) -> None:
+        """A model of transformers, without the version that wrote it."""
+        config = json.loads(model.config.to_json_string())
+        config.pop("transformers_version", None)
+        self.write_json(f"{component}/config.json", config)
+        self.add(component, MODEL, model.state_dict())
 
     def graft(self, component: str, graft: Graft) -> None:
         folder = self.folder / component

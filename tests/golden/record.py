@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "demo" / "train"))
 
 import networks  # noqa: E402
 import short  # noqa: E402
-from families import animatediff, clip_text, modelscope, upscaler  # noqa: E402
+from families import animatediff, clip_text, modelscope, svd, upscaler  # noqa: E402
 from model import masked_context  # noqa: E402
 from recorder import Recorder, autoencoder, clips, image_unet, title  # noqa: E402
 from sample import Cascade  # noqa: E402
@@ -37,6 +37,8 @@ FAMILIES = {
     "x4": (partial(upscaler.fixture, video=False), upscaler.record),
     "x4-video": (partial(upscaler.fixture, video=True), upscaler.record),
     "modelscope": (modelscope.fixture, modelscope.record),
+    "svd": (svd.like_published, svd.record),
+    "svd-short": (svd.short, svd.record),
 }
 
 

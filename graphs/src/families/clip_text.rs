@@ -25,7 +25,7 @@ pub struct ClipTextConfig {
 }
 
 /// Keys that do not change the hidden states: training, pooling, projection and bookkeeping.
-const HARMLESS: &[&str] = &[
+pub(super) const HARMLESS: &[&str] = &[
     "architectures",
     "attention_dropout",
     "bos_token_id",
@@ -63,19 +63,7 @@ impl ClipTextConfig {
     pub fn read(file: &str, json: &Json) -> Result<(Self, Vec<String>), ConfigError> {
         let mut r = Reader::new(file, json)?;
         r.neutral(&[("model_type", &[json!("clip_text_model")]), ("attention_bias", &[json!(true)])])?;
-        let activation = match r.text_opt("hidden_act")?.unwrap_or("quick_gelu") {
-            "quick_gelu" => ClipActivation::QuickGelu,
-            "gelu" => ClipActivation::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" => ClipActivation::GeluTanh,
-            other => return Err(r.unsupported("hidden_act", other, "quick_gelu, gelu, gelu_new, gelu_pytorch_tanh")),
-        };
-        let layer = ClipLayers {
-            width: r.size_or("hidden_size", 512)?,
-            heads: r.size_or("num_attention_heads", 8)?,
-            inner: r.size_or("intermediate_size", 2048)?,
-            epsilon: r.epsilon_or("layer_norm_eps", 1e-5)?,
-            activation,
-        };
+        let layer = clip_layers(&mut r, [512, 8, 2048])?;
         let config = Self {
             vocabulary: r.size_or("vocab_size", 49408)?,
             positions: r.size_or("max_position_embeddings", 77)?,
@@ -86,10 +74,6 @@ impl ClipTextConfig {
         if !(3..=MAX_POSITIONS).contains(&config.positions) {
             let supported = format!("3 to {MAX_POSITIONS}");
             return Err(r.unsupported("max_position_embeddings", config.positions.to_string(), supported));
-        }
-        if layer.width == 0 || layer.heads == 0 || !layer.width.is_multiple_of(layer.heads) {
-            let found = format!("{} at hidden_size {}", layer.heads, layer.width);
-            return Err(r.unsupported("num_attention_heads", found, "heads that divide hidden_size"));
         }
         Ok((config, r.finish(HARMLESS)?))
     }
@@ -122,6 +106,28 @@ impl ClipTextConfig {
         };
         b.finish(&[("last_hidden_state", last), ("penultimate_hidden_state", before)])
     }
+}
+
+/// Shape of the layers of a CLIP transformer; `defaults` are width, heads and inner width.
+pub(super) fn clip_layers(r: &mut Reader<'_>, defaults: [usize; 3]) -> Result<ClipLayers, ConfigError> {
+    let activation = match r.text_opt("hidden_act")?.unwrap_or("quick_gelu") {
+        "quick_gelu" => ClipActivation::QuickGelu,
+        "gelu" => ClipActivation::Gelu,
+        "gelu_new" | "gelu_pytorch_tanh" => ClipActivation::GeluTanh,
+        other => return Err(r.unsupported("hidden_act", other, "quick_gelu, gelu, gelu_new, gelu_pytorch_tanh")),
+    };
+    let layer = ClipLayers {
+        width: r.size_or("hidden_size", defaults[0])?,
+        heads: r.size_or("num_attention_heads", defaults[1])?,
+        inner: r.size_or("intermediate_size", defaults[2])?,
+        epsilon: r.epsilon_or("layer_norm_eps", 1e-5)?,
+        activation,
+    };
+    if layer.width == 0 || layer.heads == 0 || !layer.width.is_multiple_of(layer.heads) {
+        let found = format!("{} at hidden_size {}", layer.heads, layer.width);
+        return Err(r.unsupported("num_attention_heads", found, "heads that divide hidden_size"));
+    }
+    Ok(layer)
 }
 
 /// The scope of the transformer: transformers 5 saves its tensors at the top, earlier versions below `text_model`.

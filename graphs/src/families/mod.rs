@@ -4,13 +4,16 @@
 mod animatediff;
 mod clip_text;
 mod clip_tokenizer;
+mod clip_vision;
 mod conditions;
 mod config;
 mod modelscope;
 mod motion;
 mod shapes;
 mod stable_diffusion;
+mod svd;
 mod temporal_layers;
+mod temporal_vae;
 #[cfg(test)]
 mod tests;
 mod unet;
@@ -24,15 +27,17 @@ use serde_json::Value as Json;
 
 pub use animatediff::AnimateDiff;
 pub use clip_text::{ClipTextConfig, TextEncoder};
+pub use clip_vision::VisionConfig;
 pub use conditions::ConditionsConfig;
 pub use config::ConfigError;
 pub use modelscope::ModelScope;
 pub use motion::motion_module_name;
 pub use stable_diffusion::StableDiffusion;
+pub use svd::StableVideo;
 pub use temporal_layers::TemporalConfig;
 pub use unet::{ImageLayers, Layers, Place, Spatial, UnetConfig, UnetInputs, unet};
 pub use upscaler::Upscaler;
-pub use vae::{VaeConfig, vae_decoder, vae_encoder};
+pub use vae::{DecoderLayers, DecoderPlace, ImageDecoder, VaeConfig, vae_decoder, vae_encoder};
 pub use video_ldm::VideoLdm;
 
 use crate::bundle::{Cascade, Scheduler};
@@ -135,7 +140,7 @@ pub trait Model {
 }
 
 /// All families, in the order in which they are asked.
-pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &AnimateDiff, &Upscaler, &StableDiffusion, &ModelScope];
+pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &StableVideo, &AnimateDiff, &Upscaler, &StableDiffusion, &ModelScope];
 
 /// The family of a checkpoint.
 pub fn detect(configs: &Configs) -> Option<&'static dyn Family> {

@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::shapes::{image_shape, no_part};
 use super::unet::{ClassEmbedding, ImageLayers, unet};
+use super::vae::ImageDecoder;
 use super::{
     ConfigError, Configs, Family, Model, Resource, TextEncoder, UnetConfig, UnetInputs, VaeConfig, vae_decoder,
     vae_encoder,
@@ -141,7 +142,7 @@ pub(super) fn image_encoder(b: GraphBuilder<'_>, folder: &str, c: &VaeConfig) ->
 pub(super) fn image_decoder(b: GraphBuilder<'_>, folder: &str, c: &VaeConfig) -> Result<Graph, BuildError> {
     let out = {
         let latents = b.input("latents", DType::F32, image_shape(c.latent_channels));
-        vae_decoder(&b.component(folder), c, latents, None).id()
+        vae_decoder(&b.component(folder), c, latents, &ImageDecoder).id()
     };
     b.finish(&[("image", out)])
 }

@@ -4,8 +4,11 @@ use serde_json::{Value as Json, json};
 
 use super::config::{ConfigError, MAX_GROUPS, Reader};
 use super::unet::{Layers, Place, Spatial};
+use super::vae::{DecoderLayers, DecoderPlace, ImageDecoder};
 use crate::nn::{Frames, Scope, Value};
-use crate::temporal::{ContextLevels, TemporalAttentionConfig, temporal_attention, temporal_conv};
+use crate::temporal::{
+    ContextLevels, TemporalAttentionConfig, conv_over_frames, temporal_attention, temporal_conv, to_clip, to_frames,
+};
 
 /// `VideoLDMTemporal` in a component's `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,5 +138,20 @@ impl<'g> Layers<'g> for TemporalLayers<'g> {
         let config = TemporalAttentionConfig { head_dim: c.head_dim, ff_mult: c.ff_mult, groups: c.groups };
         let s = at.in_component(&self.scope, "temporal_attentions");
         temporal_attention(&s, x, self.context.get(at.level).copied(), self.text, &self.frames, &config)
+    }
+}
+
+impl<'g> DecoderLayers<'g> for TemporalLayers<'g> {
+    fn resnet(&self, at: DecoderPlace<'_, 'g>, x: Value<'g>, width: usize, groups: usize) -> Value<'g> {
+        let x = ImageDecoder.resnet(at, x, width, groups);
+        self.conv(&self.scope.at("decoder").at(at.block).at("temporal_convs").at(at.j), x, None)
+    }
+
+    fn picture(&self, _decoder: &Scope<'g>, x: Value<'g>) -> Value<'g> {
+        if !self.config.conv_out {
+            return x;
+        }
+        let clip = conv_over_frames(&self.scope.at("time_conv_out"), to_clip(x, &self.frames), x.channels());
+        to_frames(clip, x, &self.frames)
     }
 }

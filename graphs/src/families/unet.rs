@@ -4,8 +4,8 @@ use serde_json::{Value as Json, json};
 
 use super::config::{ConfigError, Reader};
 use crate::nn::{
-    AttentionConfig, Frames, Scope, TransformerConfig, Value, conv2d, downsample, embedding, group_norm, resnet_block,
-    sinusoidal_embedding, spatial_transformer, timestep_mlp, upsample_to,
+    AttentionConfig, Frames, Scope, TransformerConfig, Value, conv2d, downsample, embedding, group_norm,
+    interleaved_transformer, resnet_block, sinusoidal_embedding, timestep_mlp, upsample_to,
 };
 
 /// What the network is told beside text and timestep.
@@ -78,16 +78,8 @@ impl UnetConfig {
         refuse_variants(&mut r)?;
         let block_out_channels = r.sizes("block_out_channels")?;
         let levels = block_out_channels.len();
-        let blocks = |r: &mut Reader<'_>, key, plain: &str, cross: &str| -> Result<Vec<bool>, ConfigError> {
-            let names = r.texts(key)?;
-            let kinds = names.iter().map(|&n| if n == cross { Some(true) } else { (n == plain).then_some(false) });
-            match kinds.collect::<Option<Vec<_>>>() {
-                Some(kinds) if kinds.len() == levels => Ok(kinds),
-                _ => Err(r.unsupported(key, format!("{names:?}"), format!("{levels} of {plain} and {cross}"))),
-            }
-        };
-        let down_attention = blocks(&mut r, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D")?;
-        let up_attention = blocks(&mut r, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D")?;
+        let down_attention = attention_levels(&mut r, "down_block_types", "DownBlock2D", levels)?;
+        let up_attention = attention_levels(&mut r, "up_block_types", "UpBlock2D", levels)?;
         let mid_attention = match r.text_opt("mid_block_type")? {
             None | Some("UNetMidBlock2DCrossAttn") => true,
             Some("UNetMidBlock2D") => false,
@@ -120,7 +112,8 @@ impl UnetConfig {
         Ok((config, r.finish(HARMLESS)?))
     }
 
-    fn check_sizes(&self, r: &Reader<'_>) -> Result<(), ConfigError> {
+    /// Refuses heads, layers and groups that do not fit the widths.
+    pub(super) fn check_sizes(&self, r: &Reader<'_>) -> Result<(), ConfigError> {
         for (&width, &heads) in self.block_out_channels.iter().zip(&self.heads) {
             if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
                 let found = format!("{heads} heads at width {width}");
@@ -153,6 +146,21 @@ impl UnetConfig {
             // diffusers: the middle sees itself, whatever the levels beside it do.
             only_cross_attention: self.only_cross_attention[level] && at.block != MID_BLOCK,
         }
+    }
+}
+
+/// Which levels have transformers: the blocks are named `plain`, or `CrossAttn` and `plain`.
+pub(super) fn attention_levels(
+    r: &mut Reader<'_>,
+    key: &'static str,
+    plain: &str,
+    levels: usize,
+) -> Result<Vec<bool>, ConfigError> {
+    let (names, cross) = (r.texts(key)?, format!("CrossAttn{plain}"));
+    let kinds = names.iter().map(|&n| if n == cross { Some(true) } else { (n == plain).then_some(false) });
+    match kinds.collect::<Option<Vec<_>>>() {
+        Some(kinds) if kinds.len() == levels => Ok(kinds),
+        _ => Err(r.unsupported(key, format!("{names:?}"), format!("{levels} of {plain} and {cross}"))),
     }
 }
 
@@ -277,13 +285,34 @@ pub struct Spatial<'a, 'g> {
 impl<'g> Spatial<'_, 'g> {
     /// The residual block of weights `s`: `[(b t), C, H, W] → [(b t), width of the level, H, W]`.
     pub fn resnet(&self, s: &Scope<'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
+        self.resnet_with(s, at, x, self.config.epsilon)
+    }
+
+    /// [`Spatial::resnet`] with an epsilon of its own.
+    pub fn resnet_with(&self, s: &Scope<'g>, at: Place<'_, 'g>, x: Value<'g>, epsilon: f32) -> Value<'g> {
         let c = self.config;
-        resnet_block(s, x, Some((self.emb, self.frames)), c.block_out_channels[at.level], c.groups, c.epsilon)
+        resnet_block(s, x, Some((self.emb, self.frames)), c.block_out_channels[at.level], c.groups, epsilon)
     }
 
     /// The transformer of weights `s`, over the positions of each frame.
     pub fn transformer(&self, s: &Scope<'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
-        spatial_transformer(s, x, self.context, self.frames, &self.config.transformer(at))
+        self.transformer_with(s, at, x, &|_, tokens| tokens)
+    }
+
+    /// [`Spatial::transformer`] with `after_block(i, tokens)` after its block `i`, over tokens `[(b t), positions, C]`.
+    pub fn transformer_with(
+        &self,
+        s: &Scope<'g>,
+        at: Place<'_, 'g>,
+        x: Value<'g>,
+        after_block: &dyn Fn(usize, Value<'g>) -> Value<'g>,
+    ) -> Value<'g> {
+        interleaved_transformer(s, x, self.context, self.frames, &self.config.transformer(at), after_block)
+    }
+
+    /// Attention of the transformers at a place.
+    pub fn attention(&self, at: Place<'_, 'g>) -> AttentionConfig {
+        self.config.transformer(at).attention
     }
 }
 

@@ -3,15 +3,16 @@
 use serde_json::{Value as Json, json};
 
 use super::config::{ConfigError, Reader};
-use super::temporal_layers::TemporalLayers;
 use crate::ir::Dim;
 use crate::nn::{AttentionConfig, Scope, Value, attention, conv2d, downsample, group_norm, resnet_block, upsample_to};
-use crate::temporal::{conv_over_frames, to_clip, to_frames};
 
 /// Epsilon of every normalisation in the autoencoder.
 ///
 /// Source: diffusers `Encoder`, `Decoder` (`resnet_eps`).
 const EPSILON: f32 = 1e-6;
+
+/// Keys that do not change the numbers at full precision.
+pub(super) const HARMLESS: &[&str] = &["sample_size", "force_upcast"];
 
 /// `AutoencoderKL`'s `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,47 @@ pub struct VaeConfig {
     pub mid_attention: bool,
 }
 
+/// What a family makes of the decoder's layers; each is the image decoder's own unless it is given.
+pub trait DecoderLayers<'g> {
+    /// Residual block `j` of `block`, such as `up_blocks.1`: `[(b t), C, H, W] → [(b t), width, H, W]`.
+    fn resnet(&self, at: DecoderPlace<'_, 'g>, x: Value<'g>, width: usize, groups: usize) -> Value<'g> {
+        resnet_block(&at.scope(), x, None, width, groups, EPSILON)
+    }
+
+    /// Whether the middle ends after its first residual block.
+    fn short_middle(&self, _config: &VaeConfig) -> bool {
+        false
+    }
+
+    /// After the last convolution: `[(b t), 3, H, W] → [(b t), 3, H, W]`.
+    fn picture(&self, _decoder: &Scope<'g>, x: Value<'g>) -> Value<'g> {
+        x
+    }
+}
+
+/// The decoder of single images.
+pub struct ImageDecoder;
+
+impl DecoderLayers<'_> for ImageDecoder {}
+
+/// Where in the decoder a residual block stands.
+#[derive(Clone, Copy)]
+pub struct DecoderPlace<'a, 'g> {
+    /// The decoder's own scope.
+    pub decoder: &'a Scope<'g>,
+    /// Block, such as `up_blocks.1`.
+    pub block: &'a str,
+    /// Number of the residual block in it.
+    pub j: usize,
+}
+
+impl<'g> DecoderPlace<'_, 'g> {
+    /// The residual block's weights.
+    pub fn scope(&self) -> Scope<'g> {
+        self.decoder.at(self.block).at("resnets").at(self.j)
+    }
+}
+
 impl VaeConfig {
     /// Reads an `AutoencoderKL` configuration.
     ///
@@ -59,10 +101,7 @@ impl VaeConfig {
                 return Err(r.unsupported(key, format!("{names:?}"), supported));
             }
         }
-        let scaling_factor = r.number_or("scaling_factor", 0.18215)?;
-        if !(scaling_factor.is_finite() && scaling_factor > 0.0) {
-            return Err(r.unsupported("scaling_factor", scaling_factor.to_string(), "a positive number"));
-        }
+        let scaling_factor = scaling_factor(&mut r)?;
         let config = Self {
             image_channels: r.size_or("in_channels", 3)?,
             latent_channels: r.size_or("latent_channels", 4)?,
@@ -75,21 +114,36 @@ impl VaeConfig {
             scaling_factor,
             block_out_channels,
         };
-        r.counts("layers_per_block", &[config.layers_per_block])?;
-        r.counts("in_channels", &[config.image_channels])?;
-        r.counts("latent_channels", &[config.latent_channels])?;
-        r.groups(config.groups, &config.block_out_channels)?;
+        config.check_sizes(&mut r)?;
+        Ok((config, r.finish(HARMLESS)?))
+    }
+
+    /// Refuses layers, channels and groups that no autoencoder has.
+    pub(super) fn check_sizes(&self, r: &mut Reader<'_>) -> Result<(), ConfigError> {
+        r.counts("layers_per_block", &[self.layers_per_block])?;
+        r.counts("in_channels", &[self.image_channels])?;
+        r.counts("latent_channels", &[self.latent_channels])?;
+        r.groups(self.groups, &self.block_out_channels)?;
         let out = r.size_or("out_channels", 3)?;
-        if out != config.image_channels {
-            return Err(r.unsupported("out_channels", out.to_string(), config.image_channels.to_string()));
+        if out != self.image_channels {
+            return Err(r.unsupported("out_channels", out.to_string(), self.image_channels.to_string()));
         }
-        Ok((config, r.finish(&["sample_size", "force_upcast"])?))
+        Ok(())
     }
 
     /// Pixels a latent cell is wide.
     pub fn spatial_factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
+}
+
+/// What latents are multiplied by after encoding.
+pub(super) fn scaling_factor(r: &mut Reader<'_>) -> Result<f64, ConfigError> {
+    let factor = r.number_or("scaling_factor", 0.18215)?;
+    if factor.is_finite() && factor > 0.0 {
+        return Ok(factor);
+    }
+    Err(r.unsupported("scaling_factor", factor.to_string(), "a positive number"))
 }
 
 /// Mean and standard deviation of the posterior, scaled as the UNet has latents:
@@ -109,7 +163,7 @@ pub fn vae_encoder<'g>(s: &Scope<'g>, config: &VaeConfig, image: Value<'g>) -> (
             x = downsample(&block.at("downsamplers").at(0), x, 0);
         }
     }
-    x = mid_block(&e, config, x, None);
+    x = mid_block(&e, config, x, &ImageDecoder);
     x = group_norm(&e.at("conv_norm_out"), x, config.groups, EPSILON).silu();
     x = conv2d(&e.at("conv_out"), x, 2 * config.latent_channels, 3);
     if config.quant_conv {
@@ -129,7 +183,7 @@ pub fn vae_decoder<'g>(
     s: &Scope<'g>,
     config: &VaeConfig,
     latents: Value<'g>,
-    temporal: Option<&TemporalLayers<'g>>,
+    layers: &dyn DecoderLayers<'g>,
 ) -> Value<'g> {
     let mut x = latents * (1.0 / config.scaling_factor) as f32 + config.shift_factor as f32;
     if config.post_quant_conv {
@@ -138,40 +192,32 @@ pub fn vae_decoder<'g>(
     let d = s.at("decoder");
     let widths = &config.block_out_channels;
     x = conv2d(&d.at("conv_in"), x, widths[widths.len() - 1], 3);
-    x = mid_block(&d, config, x, temporal);
+    x = mid_block(&d, config, x, layers);
     for (i, &width) in widths.iter().rev().enumerate() {
-        let block = d.at("up_blocks").at(i);
+        let block = &format!("up_blocks.{i}");
         for j in 0..=config.layers_per_block {
-            x = resnet_block(&block.at("resnets").at(j), x, None, width, config.groups, EPSILON);
-            x = temporal.map_or(x, |t| {
-                t.conv(&t.scope.at("decoder").at("up_blocks").at(i).at("temporal_convs").at(j), x, None)
-            });
+            x = layers.resnet(DecoderPlace { decoder: &d, block, j }, x, width, config.groups);
         }
         if i + 1 < widths.len() {
             let double = |axis| x.dim(axis) * Dim::fixed(2);
-            x = upsample_to(&block.at("upsamplers").at(0), x, x, &double(2), &double(3));
+            x = upsample_to(&d.at(block).at("upsamplers").at(0), x, x, &double(2), &double(3));
         }
     }
     x = group_norm(&d.at("conv_norm_out"), x, config.groups, EPSILON).silu();
     x = conv2d(&d.at("conv_out"), x, config.image_channels, 3);
-    match temporal.filter(|t| t.config.conv_out) {
-        Some(t) => {
-            let clip = to_clip(x, &t.frames);
-            to_frames(conv_over_frames(&t.scope.at("time_conv_out"), clip, config.image_channels), x, &t.frames)
-        }
-        None => x,
-    }
+    layers.picture(&d, x)
 }
 
-fn mid_block<'g>(s: &Scope<'g>, config: &VaeConfig, x: Value<'g>, temporal: Option<&TemporalLayers<'g>>) -> Value<'g> {
-    let block = s.at("mid_block");
+fn mid_block<'g>(s: &Scope<'g>, config: &VaeConfig, x: Value<'g>, layers: &dyn DecoderLayers<'g>) -> Value<'g> {
     let resnet = |x: Value<'g>, j: usize| {
-        let x = resnet_block(&block.at("resnets").at(j), x, None, x.channels(), config.groups, EPSILON);
-        temporal.map_or(x, |t| t.conv(&t.scope.at("decoder").at("mid_block").at("temporal_convs").at(j), x, None))
+        layers.resnet(DecoderPlace { decoder: s, block: "mid_block", j }, x, x.channels(), config.groups)
     };
     let mut x = resnet(x, 0);
+    if layers.short_middle(config) {
+        return x;
+    }
     if config.mid_attention {
-        x = mid_attention(&block.at("attentions").at(0), x, config.groups);
+        x = mid_attention(&s.at("mid_block").at("attentions").at(0), x, config.groups);
     }
     resnet(x, 1)
 }

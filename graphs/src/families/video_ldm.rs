@@ -349,7 +349,7 @@ impl Cascaded {
         let out = {
             let latents = b.input("latents", DType::F32, clip_shape(c.latent_channels));
             let layers = part.layers(&b, &frames);
-            let y = vae_decoder(&b.component(&self.vae.folder), c, flatten(latents, &frames), Some(&layers));
+            let y = vae_decoder(&b.component(&self.vae.folder), c, flatten(latents, &frames), &layers);
             unflatten(y, &frames).id()
         };
         b.finish(&[("frames", out)])

@@ -86,6 +86,18 @@ pub fn spatial_transformer<'g>(
     frames: &Frames,
     config: &TransformerConfig,
 ) -> Value<'g> {
+    interleaved_transformer(s, x, context, frames, config, &|_, tokens| tokens)
+}
+
+/// [`spatial_transformer`] with `after_block(i, tokens)` after its block `i`, over tokens `[(b t), positions, inner]`.
+pub fn interleaved_transformer<'g>(
+    s: &Scope<'g>,
+    x: Value<'g>,
+    context: Option<Value<'g>>,
+    frames: &Frames,
+    config: &TransformerConfig,
+    after_block: &dyn Fn(usize, Value<'g>) -> Value<'g>,
+) -> Value<'g> {
     let (channels, positions) = (x.dim(1), x.dim(2) * x.dim(3));
     let inner = Dim::fixed(config.attention.width());
     let h = group_norm(&s.at("norm"), x, config.groups, 1e-6);
@@ -109,6 +121,7 @@ pub fn spatial_transformer<'g>(
             tokens = tokens + cross(&s.at("attn2"), layer_norm(&s.at("norm2"), tokens), context);
         }
         tokens = tokens + feed_forward(&s.at("ff"), layer_norm(&s.at("norm3"), tokens), 4);
+        tokens = after_block(i, tokens);
     }
     let out = linear(&s.at("proj_out"), tokens, x.channels()).transpose(&[0, 2, 1]);
     x + out.reshape_by(x, x.shape().0)

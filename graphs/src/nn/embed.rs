@@ -7,7 +7,8 @@ use super::{Scope, Value, linear};
 /// Source: diffusers `get_timestep_embedding` with `downscale_freq_shift = shift`, maximum period 10 000.
 pub fn sinusoidal_embedding(t: Value<'_>, width: usize, flip: bool, shift: f64) -> Value<'_> {
     let half = width / 2;
-    let rate = |k: usize| (-(10_000f64.ln()) * k as f64 / (half as f64 - shift)).exp() as f32;
+    // Single precision throughout, as in the source: its rounding is what networks were trained with.
+    let rate = |k: usize| (-(10_000f64.ln()) as f32 * k as f32 / (half as f64 - shift) as f32).exp();
     let rates: Vec<f32> = (0..half).map(rate).collect();
     let angles = t.unsqueeze(&[1]) * t.vector(&rates);
     let (sin, cos) = (angles.sin(), angles.cos());

@@ -23,7 +23,9 @@ mod scope;
 mod tests;
 mod value;
 
-pub use attention::{AttentionConfig, TransformerConfig, attention, feed_forward, spatial_transformer};
+pub use attention::{
+    AttentionConfig, TransformerConfig, attention, feed_forward, interleaved_transformer, spatial_transformer,
+};
 pub use basic::{conv2d, conv2d_strided, embedding, group_norm, layer_norm, linear, linear_without_bias};
 pub use builder::{BuildError, GraphBuilder};
 pub use clip::{ClipActivation, ClipLayers, causal_mask, clip_layer, clip_norm};

@@ -72,7 +72,13 @@ fn frame_positions<'g>(tokens: Value<'g>, frames: &Dim) -> Value<'g> {
 }
 
 /// Cross-attention to the text, which is the same for every frame and position of a sample.
-fn to_text<'g>(s: &Scope<'g>, x: Value<'g>, text: Value<'g>, frames: &Frames, config: AttentionConfig) -> Value<'g> {
+pub(super) fn to_text<'g>(
+    s: &Scope<'g>,
+    x: Value<'g>,
+    text: Value<'g>,
+    frames: &Frames,
+    config: AttentionConfig,
+) -> Value<'g> {
     let flat = x.reshape([x.dim(0), frames.frames.clone() * x.dim(2), x.dim(3)]);
     attention(s, flat, text, config).reshape_by(x, x.shape().0)
 }

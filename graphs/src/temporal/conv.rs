@@ -43,15 +43,26 @@ pub fn temporal_conv<'g>(
     epsilon: f32,
 ) -> Value<'g> {
     let clip = to_clip(x, frames);
-    let width = x.channels();
+    let h = two_convs(s, clip, emb, groups, epsilon);
+    to_frames(mix(s, clip, h), x, frames)
+}
+
+/// Normalisation, activation and convolution over frames, twice, the time embedding between: `[b, t, c, p]`.
+pub(super) fn two_convs<'g>(
+    s: &Scope<'g>,
+    clip: Value<'g>,
+    emb: Option<Value<'g>>,
+    groups: usize,
+    epsilon: f32,
+) -> Value<'g> {
+    let width = clip.size(2);
     let h = clip_group_norm(&s.at("norm1"), clip, groups, epsilon).silu();
     let mut h = conv_over_frames(&s.at("conv1"), h, width);
     if let Some(emb) = emb {
         h = h + linear(&s.at("time_emb_proj"), emb.silu(), width).unsqueeze(&[1, 3]);
     }
     let h = clip_group_norm(&s.at("norm2"), h, groups, epsilon).silu();
-    let h = conv_over_frames(&s.at("conv2"), h, width);
-    to_frames(mix(s, clip, h), x, frames)
+    conv_over_frames(&s.at("conv2"), h, width)
 }
 
 /// Four convolutions over frames, added to their input: `[(b t), C, H, W] → [(b t), C, H, W]`.

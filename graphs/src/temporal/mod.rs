@@ -10,13 +10,15 @@ mod conv;
 mod mix;
 mod motion;
 mod norm;
+mod spatio_temporal;
 mod transformer;
 
 pub use attention::{TemporalAttentionConfig, temporal_attention};
 pub use context::{ContextLevels, context_encoder};
 pub use conv::{conv_over_frames, four_temporal_convs, temporal_conv};
-pub use mix::mix;
+pub use mix::{MixFactor, mix, mix_by};
 pub use motion::{FrameWindows, motion_module};
+pub use spatio_temporal::{TemporalBlocks, TemporalResnetConfig, temporal_resnet};
 pub use transformer::{TemporalTransformerConfig, temporal_transformer};
 
 use crate::ir::{Dim, Shape};

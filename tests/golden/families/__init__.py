@@ -1,0 +1,1 @@
+"""Fixtures and recordings, one file a family; `record.py` lists them."""
