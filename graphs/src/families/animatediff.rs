@@ -267,6 +267,7 @@ mod tests {
         assert!(adapter_with("motion_norm_num_groups", json!(16)).contains("`motion_norm_num_groups` = [16]"));
         assert!(adapter_with("motion_num_attention_heads", json!(7)).contains("7 heads at width 320"));
         assert!(adapter_with("motion_max_seq_length", json!(0)).contains("`motion_max_seq_length` = 0"));
+        assert!(adapter_with("motion_max_seq_length", json!(1 << 20)).contains("(supported: 1 to 4096)"));
         assert!(adapter_with("conv_in_channels", json!(9)).contains("`conv_in_channels` = 9"));
         assert!(adapter_with("motion_mid_block_layers_per_block", json!(2)).contains("(supported: 1)"));
         assert!(adapter_with("rope", json!(true)).contains("`rope` = true"));

@@ -16,6 +16,8 @@ pub(super) const ADAPTER: &str = "motion_adapter";
 /// Its class in diffusers.
 pub(super) const ADAPTER_CLASS: &str = "MotionAdapter";
 const MIDDLE: &str = "mid_block";
+/// Most positions; the bundle's limit on the frames of a window.
+const MAX_POSITIONS: usize = 4096;
 
 /// The value of a component's key `_class_name`.
 pub(super) fn class(json: Option<&Json>) -> Option<&str> {
@@ -57,8 +59,8 @@ impl MotionConfig {
             }
         }
         r.counts(layers, &self.layers)?;
-        if self.positions == 0 {
-            return Err(r.unsupported(positions, "0", "at least 1"));
+        if !(1..=MAX_POSITIONS).contains(&self.positions) {
+            return Err(r.unsupported(positions, self.positions.to_string(), format!("1 to {MAX_POSITIONS}")));
         }
         Ok(())
     }
