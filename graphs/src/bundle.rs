@@ -15,7 +15,10 @@ mod verify;
 
 pub use digest::digest;
 pub use json::parse_strict;
-pub use scheduler::{BetaSchedule, PredictionType, Scheduler, SchedulerError, TimestepSpacing};
+pub use scheduler::{
+    AlgorithmType, BetaSchedule, FinalSigmas, PredictionType, Scheduler, SchedulerError, SchedulerKind,
+    SigmaInterpolation, SigmaSchedule, Solver, SolverType, TimestepSpacing, TimestepType, VarianceType,
+};
 pub use verify::Finding;
 
 /// Name of the manifest inside the bundle folder.

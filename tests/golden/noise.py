@@ -1,4 +1,4 @@
-"""Writes noise.json: start noise of torch's CPU generator, for runtime/src/noise.rs.
+"""Writes noise.json: start noise of torch's CPU generator, for runtime/src/noise.
 
     python noise.py            (torch 2.15.0; no other input)
 
@@ -39,5 +39,17 @@ for seed, stage, index, shape in [
     g = torch.Generator().manual_seed(segment(seed, stage, index))
     segments.append({"seed": seed, "stage": stage, "index": index, "shape": shape, "noise": record(torch.randn(shape, generator=g))})
 
+half = []
+for dtype in (torch.float16, torch.bfloat16):
+    g = torch.Generator().manual_seed(5)
+    draws = [torch.randn(n, generator=g, dtype=dtype).float() for n in (3, 16, 17, 40, 5, 48)]
+    half.append({"dtype": str(dtype).split(".")[1], "draws": [{"len": len(x), "all": x.tolist()} for x in draws]})
+
+permutations = []
+for seed in (0, 42):
+    g = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(n, generator=g).tolist() for n in (1, 2, 16, 25)]
+    permutations.append({"seed": seed, "orders": orders, "rand": torch.rand(9, generator=g).tolist()})
+
 with open("noise.json", "w") as f:
-    json.dump({"torch": torch.__version__, "sequences": sequences, "segments": segments}, f, indent=None, separators=(",", ":"))
+    json.dump({"torch": torch.__version__, "sequences": sequences, "segments": segments, "half": half, "permutations": permutations}, f, indent=None, separators=(",", ":"))

@@ -1,7 +1,20 @@
-//! The noise schedule a checkpoint was trained with, as `scheduler_config.json` states it.
+//! The noise schedule a checkpoint was trained with and the solver it is sampled by, as `scheduler_config.json` states
+//! them.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+
+mod class;
+mod read;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use class::SchedulerKind;
+pub use settings::{
+    AlgorithmType, BetaSchedule, FinalSigmas, Interpolation as SigmaInterpolation, PredictionType, SigmaSchedule,
+    SolverType, TimestepSpacing, TimestepType, VarianceType,
+};
 
 /// Why a scheduler configuration cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +27,16 @@ pub enum SchedulerError {
         key: String,
         /// Its value as JSON.
         value: String,
+    },
+    /// A key that this scheduler does not have.
+    #[error("scheduler key `{key}`: {kind} has no such key; it has {keys}")]
+    Foreign {
+        /// The key as written.
+        key: String,
+        /// The scheduler.
+        kind: SchedulerKind,
+        /// Its keys.
+        keys: String,
     },
     /// A known key with a value out of its range.
     #[error("scheduler key `{key}`: expected {expected}, found {found}")]
@@ -30,47 +53,15 @@ pub enum SchedulerError {
     NotAnObject(String),
 }
 
-/// How the betas of training were spaced. Source: spec C.1, diffusers `DDIMScheduler`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BetaSchedule {
-    /// Evenly between `beta_start` and `beta_end`.
-    Linear,
-    /// Evenly between their square roots, then squared.
-    ScaledLinear,
-    /// Squared-cosine ᾱ; `beta_start` and `beta_end` are not used.
-    #[serde(rename = "squaredcos_cap_v2")]
-    SquaredcosCapV2,
-}
-
-/// What the network predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PredictionType {
-    /// The noise ε.
-    Epsilon,
-    /// The velocity `√ᾱ ε − √(1−ᾱ) x0`.
-    VPrediction,
-    /// The clean sample x0.
-    Sample,
-}
-
-/// Which training timesteps a short schedule visits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimestepSpacing {
-    /// `0, N/n, 2N/n, …` plus `steps_offset`.
-    Leading,
-    /// `N−1, N−1−N/n, …`.
-    Trailing,
-    /// Evenly from `0` to `N−1`.
-    Linspace,
-}
-
-/// The noise schedule of a checkpoint; spelling and defaults are those of diffusers' `DDIMScheduler`.
+/// The noise schedule of a checkpoint and its solver; spelling is that of diffusers' scheduler classes.
+///
+/// A manifest that names only the noise schedule is sampled by DDIM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scheduler {
+    /// The scheduler class.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kind: SchedulerKind,
     /// Training timesteps `N`, 1..=100 000.
     pub num_train_timesteps: usize,
     /// First beta.
@@ -79,6 +70,9 @@ pub struct Scheduler {
     pub beta_end: f64,
     /// Spacing of the betas.
     pub beta_schedule: BetaSchedule,
+    /// The betas themselves, one for each training timestep, in place of the three keys before.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub trained_betas: Option<Vec<f64>>,
     /// What the network predicts.
     pub prediction_type: PredictionType,
     /// Which timesteps are visited.
@@ -93,21 +87,77 @@ pub struct Scheduler {
     pub clip_sample_range: f64,
     /// Whether the betas are rescaled so that the last signal-to-noise ratio is 0.
     pub rescale_betas_zero_snr: bool,
+    /// What only some solvers look at.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub solver: Solver,
 }
 
-/// Keys that change nothing here: they belong to switched-off features or to another sampler over the same schedule.
-const HARMLESS: &[&str] = &["dynamic_thresholding_ratio", "sample_max_value", "skip_prk_steps", "variance_type"];
-
-/// Scheduler classes whose keys mean the same noise schedule; Stable Diffusion 1.x names the second.
-const CLASSES: &[&str] = &["DDIMScheduler", "PNDMScheduler"];
+/// What only some solvers look at. Defaults are those of the diffusers classes that have the key, unless their own
+/// differ.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Solver {
+    /// Share of fresh noise in a step, 0..=1: 0 is DDIM proper and 1 like DDPM; γ of TCD. Absent: 0, and 0.3 for TCD.
+    #[serde(skip_serializing_if = "is_default")]
+    pub eta: Option<f64>,
+    /// Variance of a DDPM step.
+    pub variance_type: VarianceType,
+    /// Whether PNDM starts without Runge-Kutta steps.
+    pub skip_prk_steps: bool,
+    /// How σ is read between training timesteps.
+    pub interpolation_type: SigmaInterpolation,
+    /// Whether σ is spaced evenly in its 7th root. Source: Karras et al. 2022, eq. 5.
+    pub use_karras_sigmas: bool,
+    /// Whether σ is spaced evenly in its logarithm.
+    pub use_exponential_sigmas: bool,
+    /// Smallest σ; absent: that of the noise schedule.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sigma_min: Option<f64>,
+    /// Largest σ; absent: that of the noise schedule.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sigma_max: Option<f64>,
+    /// Standard deviation of the data that an EDM network was trained with.
+    pub sigma_data: f64,
+    /// How EDM spaces σ.
+    pub sigma_schedule: SigmaSchedule,
+    /// The root of [`SigmaSchedule::Karras`].
+    pub rho: f64,
+    /// What the network is told as the time.
+    pub timestep_type: TimestepType,
+    /// Where the last step ends.
+    pub final_sigmas_type: FinalSigmas,
+    /// Which equation a DPM solver solves.
+    pub algorithm_type: AlgorithmType,
+    /// Order of a multistep solver, 1..=3.
+    pub solver_order: usize,
+    /// Variant of a multistep solver.
+    pub solver_type: SolverType,
+    /// Whether the last steps of a multistep solver are of lower order.
+    pub lower_order_final: bool,
+    /// Whether the last step of a DPM solver is of first order.
+    pub euler_at_final: bool,
+    /// Training timesteps whose `ln(α/σ)` lies below this are not visited by a DPM solver.
+    #[serde(skip_serializing_if = "is_default")]
+    pub lambda_min_clipped: Option<f64>,
+    /// Steps after which UniPC's corrector is not used, counted from 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub disable_corrector: Vec<usize>,
+    /// Timesteps of the teacher that LCM and TCD choose from.
+    pub original_inference_steps: usize,
+    /// Timesteps are multiplied by this in LCM's boundary condition.
+    pub timestep_scaling: f64,
+}
 
 impl Default for Scheduler {
+    /// diffusers' `DDIMScheduler()`.
     fn default() -> Self {
         Self {
+            kind: SchedulerKind::Ddim,
             num_train_timesteps: 1000,
             beta_start: 1e-4,
             beta_end: 0.02,
             beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
             prediction_type: PredictionType::Epsilon,
             timestep_spacing: TimestepSpacing::Leading,
             steps_offset: 0,
@@ -115,150 +165,40 @@ impl Default for Scheduler {
             clip_sample: true,
             clip_sample_range: 1.0,
             rescale_betas_zero_snr: false,
+            solver: Solver::default(),
         }
     }
 }
 
-impl Scheduler {
-    /// Reads diffusers' `scheduler_config.json`; absent keys take diffusers' defaults.
-    ///
-    /// # Errors
-    /// [`SchedulerError::Unknown`] for a key that is neither known nor harmless nor switched off (`null`, `false`);
-    /// [`SchedulerError::Value`] for a value out of range.
-    pub fn from_diffusers(document: &Value) -> Result<Self, SchedulerError> {
-        let Value::Object(map) = document else { return Err(SchedulerError::NotAnObject(brief(document))) };
-        let (mut s, mut rest) = (Self::default(), map.clone());
-        rest.retain(|key, _| !key.starts_with('_') && !HARMLESS.contains(&key.as_str()));
-        if let Some(class) = map.get("_class_name")
-            && !CLASSES.iter().any(|known| class == known)
-        {
-            let expected = "\"DDIMScheduler\" or \"PNDMScheduler\"";
-            return Err(SchedulerError::Value { key: "_class_name", expected, found: brief(class) });
+impl Default for Solver {
+    fn default() -> Self {
+        Self {
+            eta: None,
+            variance_type: VarianceType::FixedSmall,
+            skip_prk_steps: false,
+            interpolation_type: SigmaInterpolation::Linear,
+            use_karras_sigmas: false,
+            use_exponential_sigmas: false,
+            sigma_min: None,
+            sigma_max: None,
+            sigma_data: 0.5,
+            sigma_schedule: SigmaSchedule::Karras,
+            rho: 7.0,
+            timestep_type: TimestepType::Discrete,
+            final_sigmas_type: FinalSigmas::Zero,
+            algorithm_type: AlgorithmType::Ode,
+            solver_order: 2,
+            solver_type: SolverType::Midpoint,
+            lower_order_final: true,
+            euler_at_final: false,
+            lambda_min_clipped: None,
+            disable_corrector: Vec::new(),
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
         }
-        take(&mut rest, "num_train_timesteps", "a whole number", &mut s.num_train_timesteps)?;
-        take(&mut rest, "beta_start", "a number", &mut s.beta_start)?;
-        take(&mut rest, "beta_end", "a number", &mut s.beta_end)?;
-        take(&mut rest, "beta_schedule", "linear, scaled_linear or squaredcos_cap_v2", &mut s.beta_schedule)?;
-        take(&mut rest, "prediction_type", "epsilon, v_prediction or sample", &mut s.prediction_type)?;
-        take(&mut rest, "timestep_spacing", "leading, trailing or linspace", &mut s.timestep_spacing)?;
-        take(&mut rest, "steps_offset", "a whole number", &mut s.steps_offset)?;
-        take(&mut rest, "set_alpha_to_one", "true or false", &mut s.set_alpha_to_one)?;
-        take(&mut rest, "clip_sample", "true or false", &mut s.clip_sample)?;
-        take(&mut rest, "clip_sample_range", "a number", &mut s.clip_sample_range)?;
-        take(&mut rest, "rescale_betas_zero_snr", "true or false", &mut s.rescale_betas_zero_snr)?;
-        if let Some((key, value)) = rest.into_iter().find(|(_, v)| !matches!(v, Value::Null | Value::Bool(false))) {
-            return Err(SchedulerError::Unknown { key, value: brief(&value) });
-        }
-        s.validate()?;
-        Ok(s)
-    }
-
-    /// Checks every range.
-    ///
-    /// # Errors
-    /// [`SchedulerError::Value`] naming the first key out of range.
-    pub fn validate(&self) -> Result<(), SchedulerError> {
-        let check = |ok: bool, key, expected, found: &dyn ToString| {
-            if ok { Ok(()) } else { Err(SchedulerError::Value { key, expected, found: found.to_string() }) }
-        };
-        check(
-            (1..=100_000).contains(&self.num_train_timesteps),
-            "num_train_timesteps",
-            "1..=100000",
-            &self.num_train_timesteps,
-        )?;
-        check(self.beta_start > 0.0 && self.beta_start < 1.0, "beta_start", "a number in 0..1", &self.beta_start)?;
-        let ordered = self.beta_end >= self.beta_start && self.beta_end < 1.0;
-        check(ordered, "beta_end", "a number in beta_start..1", &self.beta_end)?;
-        check(
-            self.steps_offset < self.num_train_timesteps,
-            "steps_offset",
-            "less than num_train_timesteps",
-            &self.steps_offset,
-        )?;
-        let range = self.clip_sample_range;
-        check(range.is_finite() && range > 0.0, "clip_sample_range", "a positive number", &range)
     }
 }
 
-/// Moves `map[key]` into `slot` when it is there.
-fn take<T: serde::de::DeserializeOwned>(
-    map: &mut Map<String, Value>,
-    key: &'static str,
-    expected: &'static str,
-    slot: &mut T,
-) -> Result<(), SchedulerError> {
-    if let Some(value) = map.remove(key) {
-        let found = brief(&value);
-        *slot = serde_json::from_value(value).map_err(|_| SchedulerError::Value { key, expected, found })?;
-    }
-    Ok(())
-}
-
-/// A JSON value as text short enough for a message.
-fn brief(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().count() <= 60 { text } else { text.chars().take(60).chain("…".chars()).collect() }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn message(document: &Value) -> String {
-        Scheduler::from_diffusers(document).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn absent_keys_take_the_defaults_of_diffusers() {
-        // Source: diffusers 0.42.1, `DDIMScheduler.__init__`.
-        let s = Scheduler::from_diffusers(&json!({"_class_name": "DDIMScheduler"})).unwrap();
-        assert_eq!(s, Scheduler::default());
-        assert!(s.clip_sample && s.set_alpha_to_one && s.timestep_spacing == TimestepSpacing::Leading);
-    }
-
-    #[test]
-    fn the_files_of_stable_diffusion_are_understood() {
-        // Source: scheduler_config.json of Stable Diffusion 1.5, as written by diffusers 0.6.
-        let file = json!({"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012,
-            "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000,
-            "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null,
-            "clip_sample": false});
-        let s = Scheduler::from_diffusers(&file).unwrap();
-        assert_eq!((s.beta_schedule, s.steps_offset, s.clip_sample), (BetaSchedule::ScaledLinear, 1, false));
-    }
-
-    #[test]
-    fn a_key_that_changes_the_result_is_refused_by_name() {
-        assert_eq!(
-            message(&json!({"trained_betas": [0.1]})),
-            "scheduler key `trained_betas` = [0.1] is not supported and would change the result"
-        );
-        assert!(message(&json!({"thresholding": true})).contains("`thresholding` = true"));
-        assert!(message(&json!({"use_karras_sigmas": true})).contains("`use_karras_sigmas`"));
-        assert!(Scheduler::from_diffusers(&json!({"trained_betas": null, "thresholding": false})).is_ok());
-    }
-
-    #[test]
-    fn a_value_out_of_range_names_key_expectation_and_finding() {
-        assert_eq!(
-            message(&json!({"prediction_type": "flow"})),
-            "scheduler key `prediction_type`: expected epsilon, v_prediction or sample, found \"flow\""
-        );
-        for bad in [
-            json!({"num_train_timesteps": 0}),
-            json!({"num_train_timesteps": 10_000_000_000u64}),
-            json!({"num_train_timesteps": -1}),
-            json!({"beta_end": 1.5}),
-            json!({"beta_start": 0}),
-            json!({"clip_sample_range": 0}),
-            json!({"steps_offset": 1000}),
-            json!({"_class_name": "FlowMatchScheduler"}),
-        ] {
-            assert!(message(&bad).contains("expected"), "{bad}");
-        }
-        assert_eq!(message(&json!([1])), "scheduler configuration: expected a JSON object, found [1]");
-    }
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

@@ -1,13 +1,15 @@
-//! The denoising loop: from start noise to a clean window, one [`Step`] after the other.
+//! The denoising loop: from start noise to a clean window, one [`Step`] of a [`Table`] after the other.
 
 mod guidance;
+mod state;
 pub mod windows;
 
 pub use guidance::{Branch, Guidance};
 use ndarray::{ArrayD, ArrayViewMutD, Axis, Slice, Zip};
 use std::sync::Mutex;
 
-use crate::scheduler::Step;
+use crate::scheduler::{Step, Table};
+use state::State;
 
 /// Why a window was not denoised.
 #[derive(Debug)]
@@ -44,9 +46,9 @@ pub enum Replace {
 }
 
 /// One window to denoise; all arrays are `[batch, frames, …]`.
-#[derive(Clone, Debug)]
-pub struct Window {
-    /// Start noise.
+#[derive(Clone)]
+pub struct Window<'a> {
+    /// Start noise, standard normal.
     pub noise: ArrayD<f32>,
     /// Frames that are given, anything elsewhere; the shape of `noise`.
     pub known: ArrayD<f32>,
@@ -54,73 +56,82 @@ pub struct Window {
     pub seen: Vec<bool>,
     /// What becomes of them.
     pub replace: Replace,
+    /// Fresh standard normal noise of the shape of `noise`, for the draws of stochastic schedulers, counted from 0.
+    pub step_noise: &'a (dyn Fn(usize) -> ArrayD<f32> + Sync),
 }
 
-/// A network that answers for one [`Branch`], a sample and a timestep.
+/// A network that answers for one [`Branch`], what it sees of the sample, and a time.
 pub type Network<'a, E> = dyn Fn(Branch, &ArrayD<f32>, f64) -> Result<ArrayD<f32>, E> + Sync + 'a;
 
-/// Runs `steps` over the window and returns it clean, `[batch, frames, …]`.
+/// Runs `table` over the window and returns it clean, `[batch, frames, …]`.
 ///
-/// The branches of a step do not depend on each other, and are spread by `control`.
+/// The branches of a step do not depend on each other, and are spread by `control`, which hears of every call of the
+/// network, also where a step of the solver has two.
 ///
 /// # Errors
 /// [`SampleError`].
 pub fn denoise<E: Send>(
-    steps: &[Step],
-    window: &Window,
+    table: &Table,
+    window: &Window<'_>,
     guidance: Guidance,
     control: &dyn Control,
     network: &Network<'_, E>,
 ) -> Result<ArrayD<f32>, SampleError<E>> {
     let branches = guidance.branches(window.seen.contains(&true));
-    let mut x = window.noise.clone();
-    for (i, step) in steps.iter().enumerate() {
+    let mut state = State::new(table, scaled(window.noise.clone(), table.start));
+    let mut draws = 0;
+    for (i, step) in table.steps.iter().enumerate() {
         if !control.proceed() {
             return Err(SampleError::Stopped);
         }
         if window.replace == Replace::EveryStep {
-            let (a, b) = (step.alpha_bar.sqrt() as f32, (1.0 - step.alpha_bar).sqrt() as f32);
-            each_seen(&mut x, &window.seen, |mut frame, at| {
+            let (a, b) = (step.level.alpha as f32, step.level.sigma as f32);
+            each_seen(&mut state.x, &window.seen, |mut frame, at| {
                 Zip::from(&mut frame)
                     .and(&window.known.slice_axis(Axis(1), at))
                     .and(&window.noise.slice_axis(Axis(1), at))
                     .for_each(|x, known, noise| *x = a * known + b * noise);
             });
         }
-        let answers: Vec<Mutex<Option<Result<_, E>>>> = branches.iter().map(|_| Mutex::new(None)).collect();
-        control.spread(branches.len(), &|k| {
-            let answer = network(branches[k], &x, step.t);
-            *answers[k].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(answer);
-        });
-        let answers =
-            answers.into_iter().filter_map(|m| m.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
-        let answers = answers.collect::<Result<Vec<_>, E>>().map_err(SampleError::Network)?;
-        apply(step, &mut x, &guidance.combine(answers));
-        if !x.iter().all(|v| v.is_finite()) {
+        let answers = ask(step, &state.x, &branches, control, network).map_err(SampleError::Network)?;
+        let noise = step.draws().then(|| (window.step_noise)(draws));
+        draws += usize::from(noise.is_some());
+        state.advance(step, &guidance.combine(answers), noise.as_ref());
+        if !state.x.iter().all(|v| v.is_finite()) {
             return Err(SampleError::NotFinite(i + 1));
         }
         control.stepped();
     }
+    let mut x = state.x;
     if window.replace != Replace::None {
         each_seen(&mut x, &window.seen, |mut frame, at| frame.assign(&window.known.slice_axis(Axis(1), at)));
     }
     Ok(x)
 }
 
-/// `x ← keep·x + pred·clean`, with `clean = c_skip·x + c_out·answer`.
-pub fn apply(step: &Step, x: &mut ArrayD<f32>, answer: &ArrayD<f32>) {
-    let s = *step;
-    match s.clip {
-        None => {
-            let (from_x, from_answer) = ((s.keep + s.pred * s.c_skip) as f32, (s.pred * s.c_out) as f32);
-            Zip::from(x).and(answer).for_each(|x, n| *x = from_x * *x + from_answer * n);
-        }
-        Some(clip) => Zip::from(x).and(answer).for_each(|x, n| {
-            let clean = s.c_skip * f64::from(*x) + s.c_out * f64::from(*n);
-            let change = clean.clamp(-clip.range, clip.range) - clean;
-            *x = (s.keep * f64::from(*x) + s.pred * clean + clip.gain * change) as f32;
-        }),
+/// The answers of one step, in the order of `branches`.
+fn ask<E: Send>(
+    step: &Step,
+    x: &ArrayD<f32>,
+    branches: &[Branch],
+    control: &dyn Control,
+    network: &Network<'_, E>,
+) -> Result<Vec<ArrayD<f32>>, E> {
+    let x = &scaled(x.clone(), step.c_in);
+    let answers: Vec<Mutex<Option<Result<_, E>>>> = branches.iter().map(|_| Mutex::new(None)).collect();
+    control.spread(branches.len(), &|k| {
+        let answer = network(branches[k], x, step.t);
+        *answers[k].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(answer);
+    });
+    let answers = answers.into_iter().filter_map(|m| m.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+    answers.collect()
+}
+
+fn scaled(mut x: ArrayD<f32>, by: f64) -> ArrayD<f32> {
+    if (by - 1.0).abs() > 0.0 {
+        x.mapv_inplace(|v| (f64::from(v) * by) as f32);
     }
+    x
 }
 
 fn each_seen(x: &mut ArrayD<f32>, seen: &[bool], put: impl Fn(ArrayViewMutD<f32>, Slice)) {
@@ -138,8 +149,8 @@ mod tests {
     use vldm_graphs::bundle::{self, PredictionType};
 
     use super::*;
-    use crate::noise::{Source, segment};
-    use crate::scheduler::{Ddim, Scheduler};
+    use crate::noise::{Draws, Source};
+    use crate::scheduler::table as table_of;
 
     #[derive(Default)]
     struct Counting {
@@ -161,20 +172,24 @@ mod tests {
         }
     }
 
-    fn table(n: usize) -> Vec<Step> {
+    fn table(n: usize) -> Table {
         let schedule = bundle::Scheduler {
             prediction_type: PredictionType::VPrediction,
             clip_sample: false,
             ..bundle::Scheduler::default()
         };
-        Ddim.steps(&schedule, n).unwrap()
+        table_of(&schedule, n).unwrap()
     }
 
-    fn window(seen: &[bool], replace: Replace) -> Window {
+    fn window(seen: &[bool], replace: Replace) -> Window<'static> {
         let shape = [1, seen.len(), 2, 3, 3];
-        let noise = segment(1, Source::Predict, 0, &shape);
-        let known = segment(2, Source::Predict, 0, &shape);
-        Window { noise, known, seen: seen.to_vec(), replace }
+        let noise = Draws::torch(1, Source::Predict, 0, &shape).start();
+        let known = Draws::torch(2, Source::Predict, 0, &shape).start();
+        Window { noise, known, seen: seen.to_vec(), replace, step_noise: &no_noise }
+    }
+
+    fn no_noise(_: usize) -> ArrayD<f32> {
+        unreachable!("the scheduler is deterministic")
     }
 
     type Answer = Result<ArrayD<f32>, &'static str>;
@@ -208,8 +223,9 @@ mod tests {
         };
         denoise(&steps, &w, Guidance::NONE, &Counting::default(), &network).unwrap();
         let x = seen_at_last.into_inner().unwrap().unwrap();
-        let a = steps[2].alpha_bar;
-        let expected = a.sqrt() as f32 * w.known[[0, 0, 1, 2, 0]] + (1.0 - a).sqrt() as f32 * w.noise[[0, 0, 1, 2, 0]];
+        let level = steps.steps[2].level;
+        let at = [0, 0, 1, 2, 0];
+        let expected = level.alpha as f32 * w.known[at] + level.sigma as f32 * w.noise[at];
         assert!((x[[0, 0, 1, 2, 0]] - expected).abs() < 1e-6);
     }
 

@@ -13,17 +13,26 @@ const MAX_BETA: f64 = 0.999;
 ///
 /// Source: diffusers `DDIMScheduler.__init__`, `rescale_zero_terminal_snr`.
 pub fn alphas_bar(schedule: &Scheduler) -> Vec<f64> {
+    let products = cumulated(&betas(schedule));
+    let products = if schedule.rescale_betas_zero_snr { cumulated(&zero_snr(&products)) } else { products };
+    products.into_iter().map(f64::from).collect()
+}
+
+/// `torch.cumprod(1 − betas)`, which sums up in f64 and rounds every result.
+fn cumulated(betas: &[f32]) -> Vec<f32> {
     let mut product = 1.0f64;
-    let alphas_bar = betas(schedule).into_iter().map(|beta| {
+    let next = |beta: &f32| {
         product *= f64::from(1.0 - beta);
-        f64::from(product as f32)
-    });
-    let alphas_bar: Vec<f64> = alphas_bar.collect();
-    if schedule.rescale_betas_zero_snr { rescale_to_zero_snr(&alphas_bar) } else { alphas_bar }
+        product as f32
+    };
+    betas.iter().map(next).collect()
 }
 
 fn betas(schedule: &Scheduler) -> Vec<f32> {
     let n = schedule.num_train_timesteps;
+    if let Some(betas) = &schedule.trained_betas {
+        return betas.iter().map(|&beta| beta as f32).collect();
+    }
     match schedule.beta_schedule {
         BetaSchedule::Linear => linspace(schedule.beta_start as f32, schedule.beta_end as f32, n),
         BetaSchedule::ScaledLinear => {
@@ -38,6 +47,17 @@ fn betas(schedule: &Scheduler) -> Vec<f32> {
     }
 }
 
+/// Betas whose last √ᾱ is 0 and whose first is kept, in f32 as torch computes them.
+///
+/// Source: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1.
+fn zero_snr(alphas_bar: &[f32]) -> Vec<f32> {
+    let root: Vec<f32> = alphas_bar.iter().map(|a| a.sqrt()).collect();
+    let (first, last) = (root[0], root[root.len() - 1]);
+    let scale = first / (first - last);
+    let bar: Vec<f32> = root.iter().map(|r| ((r - last) * scale).powi(2)).collect();
+    (0..bar.len()).map(|i| 1.0 - if i == 0 { bar[0] } else { bar[i] / bar[i - 1] }).collect()
+}
+
 /// The `n` timesteps of a run, first step first.
 ///
 /// # Errors
@@ -45,33 +65,47 @@ fn betas(schedule: &Scheduler) -> Vec<f32> {
 ///
 /// Source: diffusers `DDIMScheduler.set_timesteps`.
 pub fn timesteps(schedule: &Scheduler, n: usize) -> Result<Vec<usize>, StepsError> {
+    let last = schedule.num_train_timesteps - 1;
+    let near = |t: f64| (t.round_ties_even().max(0.0) as usize).min(last);
+    Ok(spaced(schedule, n)?.into_iter().map(near).collect())
+}
+
+/// The `n` times of a run, first step first, not rounded where they are spread evenly.
+///
+/// diffusers makes one more step at −1 for a few `n` with trailing spacing, such as 61 of 1000, where the rounding of
+/// `arange` lets it; here there are always `n`.
+///
+/// # Errors
+/// [`StepsError`] unless `1 ≤ n ≤ num_train_timesteps`.
+///
+/// Source: diffusers `EulerDiscreteScheduler.set_timesteps`; numpy `linspace`, `arange`.
+pub(super) fn spaced(schedule: &Scheduler, n: usize) -> Result<Vec<f64>, StepsError> {
     let train = schedule.num_train_timesteps;
-    if n == 0 || n > train {
-        return Err(StepsError { found: n, train });
-    }
-    let last = train - 1;
-    let at = |i: usize| match schedule.timestep_spacing {
-        TimestepSpacing::Linspace if n == 1 => 0.0,
-        TimestepSpacing::Linspace => (last as f64 * (n - 1 - i) as f64 / (n - 1) as f64).round_ties_even(),
-        TimestepSpacing::Leading => ((n - 1 - i) * (train / n) + schedule.steps_offset) as f64,
-        TimestepSpacing::Trailing => (train as f64 - i as f64 * (train as f64 / n as f64)).round_ties_even() - 1.0,
-    };
-    Ok((0..n).map(|i| (at(i).max(0.0) as usize).min(last)).collect())
+    StepsError::check(schedule, n, 1, train)?;
+    Ok(match schedule.timestep_spacing {
+        TimestepSpacing::Linspace => evenly((train - 1) as f64, n).into_iter().rev().collect(),
+        TimestepSpacing::Leading => (0..n).rev().map(|i| (i * (train / n) + schedule.steps_offset) as f64).collect(),
+        TimestepSpacing::Trailing => trailing(train, train, n),
+    })
+}
+
+/// `round(arange(last, 0, −train/n)) − 1`, its first `n` numbers.
+pub(super) fn trailing(last: usize, train: usize, n: usize) -> Vec<f64> {
+    let last = last as f64;
+    let stride = (last - train as f64 / n as f64) - last;
+    (0..n).map(|i| (last + i as f64 * stride).round_ties_even() - 1.0).collect()
+}
+
+/// `numpy.linspace(0, last, n)`.
+pub(super) fn evenly(last: f64, n: usize) -> Vec<f64> {
+    let step = if n > 1 { last / (n - 1) as f64 } else { 0.0 };
+    (0..n).map(|i| if i > 0 && i == n - 1 { last } else { i as f64 * step }).collect()
 }
 
 /// `n` numbers from `a` to `b`, rounded as `torch.linspace` does in f32: the second half counts down from `b`.
-fn linspace(a: f32, b: f32, n: usize) -> Vec<f32> {
+pub(super) fn linspace(a: f32, b: f32, n: usize) -> Vec<f32> {
     let step = if n > 1 { (b - a) / (n - 1) as f32 } else { 0.0 };
     (0..n).map(|i| if i < n / 2 || n == 1 { a + step * i as f32 } else { b - step * (n - 1 - i) as f32 }).collect()
-}
-
-/// Shifts and scales √ᾱ so that the last training step is pure noise and the first is kept.
-///
-/// Source: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1.
-fn rescale_to_zero_snr(alphas_bar: &[f64]) -> Vec<f64> {
-    let first = alphas_bar[0].sqrt();
-    let last = alphas_bar[alphas_bar.len() - 1].sqrt();
-    alphas_bar.iter().map(|a| ((a.sqrt() - last) * first / (first - last)).powi(2)).collect()
 }
 
 #[cfg(test)]
@@ -90,6 +124,8 @@ mod tests {
         for (i, expected) in [(0, 0.999_15), (1, 0.998_296), (500, 0.276_332_5), (999, 0.004_660_1)] {
             assert!((a[i] - expected).abs() < 1e-7, "{i}: {}", a[i]);
         }
+        let own = Scheduler { trained_betas: Some(betas(&schedule).into_iter().map(f64::from).collect()), ..schedule };
+        assert_eq!(alphas_bar(&own), a);
     }
 
     #[test]
@@ -105,9 +141,9 @@ mod tests {
     #[test]
     fn zero_or_too_many_steps_are_refused() {
         let schedule = Scheduler::default();
-        assert_eq!(timesteps(&schedule, 0), Err(StepsError { found: 0, train: 1000 }));
+        assert!(timesteps(&schedule, 0).is_err());
         let e = timesteps(&schedule, 1001).unwrap_err().to_string();
-        assert_eq!(e, "1001 denoising steps do not fit a noise schedule of 1000 training steps (expected 1 to 1000)");
+        assert_eq!(e, "1001 denoising steps do not fit ddim on this noise schedule (expected 1 to 1000)");
         assert_eq!(timesteps(&schedule, 1000).map(|t| t[0]), Ok(999));
     }
 }

@@ -19,7 +19,7 @@ use super::plan::Plan;
 use super::sessions::Sessions;
 use super::store::Frame;
 use crate::sampler::Control;
-use crate::scheduler::{Ddim, Scheduler, Step};
+use crate::scheduler::{Table, table};
 use crate::tensor::Tensor;
 use crate::video::FrameSink;
 
@@ -30,8 +30,8 @@ pub(super) struct Stages<'a> {
     layout: &'a Layout,
     sessions: &'a Sessions<'a>,
     tokens: Tokens,
-    /// The table of steps of each stage; empty for stages without.
-    steps: Vec<Vec<Step>>,
+    /// The table of steps of each stage; without steps for stages without.
+    steps: Vec<Table>,
     sink: Mutex<Option<Box<dyn FrameSink>>>,
 }
 
@@ -47,12 +47,12 @@ impl<'a> Stages<'a> {
         let latent = &bundle.cascade.scheduler;
         let upsampler = bundle.cascade.upsampler.as_ref();
         let pixel = upsampler.map(|u| bundle::Scheduler { prediction_type: u.prediction_type, ..latent.clone() });
-        let table = |kind, n| match kind {
-            Kind::Image | Kind::Keyframes | Kind::Predict | Kind::Interpolate(_) => Ddim.steps(latent, n),
-            Kind::Upsample => Ddim.steps(pixel.as_ref().unwrap_or(latent), n),
-            Kind::Picture | Kind::Decode | Kind::Video => Ok(vec![]),
+        let of_stage = |kind, n| match kind {
+            Kind::Image | Kind::Keyframes | Kind::Predict | Kind::Interpolate(_) => table(latent, n),
+            Kind::Upsample => table(pixel.as_ref().unwrap_or(latent), n),
+            Kind::Picture | Kind::Decode | Kind::Video => Ok(Table { start: 1.0, steps: vec![] }),
         };
-        let steps = layout.stages.iter().map(|s| table(s.kind, s.steps)).collect::<Result<_, _>>()?;
+        let steps = layout.stages.iter().map(|s| of_stage(s.kind, s.steps)).collect::<Result<_, _>>()?;
         let tokens = Tokens::encode(layout, sessions)?;
         Ok(Self { plan, bundle, layout, sessions, tokens, steps, sink: Mutex::new(Some(sink)) })
     }

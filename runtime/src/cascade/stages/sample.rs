@@ -8,9 +8,9 @@ use super::super::plan::{ContextReplace, Start};
 use super::super::store::Frame;
 use super::{Stages, clip, one, one_i64, sample_error, split, stack};
 use crate::image::{RgbImage, cover};
-use crate::noise::{Source, segment};
+use crate::noise::{Draws, Source};
 use crate::sampler::{Branch, Control, Guidance, Replace, Window, denoise};
-use crate::scheduler::Step;
+use crate::scheduler::Table;
 use crate::tensor::Tensor;
 
 /// One call of the denoising loop.
@@ -37,15 +37,12 @@ impl Stages<'_> {
     }
 
     /// One frame by the image model.
-    pub(super) fn image(
-        &self,
-        place: Place,
-        steps: &[Step],
-        control: &dyn Control,
-    ) -> Result<Vec<Frame>, CascadeError> {
+    pub(super) fn image(&self, place: Place, steps: &Table, control: &dyn Control) -> Result<Vec<Frame>, CascadeError> {
         let shape = [&[1], &self.latent()[..]].concat();
-        let noise = segment(self.plan.seed, Source::Image, 0, &shape);
-        let window = Window { known: noise.clone(), noise, seen: vec![], replace: Replace::None };
+        let draws = Draws::torch(self.plan.seed, Source::Image, 0, &shape);
+        let noise = draws.start();
+        let step_noise = &|i| draws.step(i);
+        let window = Window { known: noise.clone(), noise, seen: vec![], replace: Replace::None, step_noise };
         let guidance = self.guidance(1.0);
         let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
             let tokens = &self.tokens.of(self.layout.cue_of(0), branch.labels).spatial;
@@ -73,7 +70,7 @@ impl Stages<'_> {
     pub(super) fn keyframes(
         &self,
         place: Place,
-        steps: &[Step],
+        steps: &Table,
         inputs: &[Vec<Frame>],
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
@@ -98,7 +95,7 @@ impl Stages<'_> {
     pub(super) fn predict(
         &self,
         place: Place,
-        steps: &[Step],
+        steps: &Table,
         inputs: &[Vec<Frame>],
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
@@ -128,7 +125,7 @@ impl Stages<'_> {
         &self,
         place: Place,
         pass: usize,
-        steps: &[Step],
+        steps: &Table,
         inputs: &[Vec<Frame>],
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
@@ -155,7 +152,7 @@ impl Stages<'_> {
         &self,
         place: Place,
         job: &Job,
-        steps: &[Step],
+        steps: &Table,
         control: &dyn Control,
     ) -> Result<ArrayD<f32>, CascadeError> {
         let shape = [&[1, job.frames.len()], &self.latent()[..]].concat();
@@ -182,8 +179,9 @@ impl Stages<'_> {
             inputs.extend(job.regime.map(|_| ("regime", &regime)));
             self.sessions.call(place, job.part, &inputs, Some(x.shape()))
         };
-        let noise = segment(self.plan.seed, job.source, place.unit as u64, &shape);
-        let window = Window { noise, known, seen, replace: job.replace };
+        let draws = Draws::torch(self.plan.seed, job.source, place.unit as u64, &shape);
+        let step_noise = &|i| draws.step(i);
+        let window = Window { noise: draws.start(), known, seen, replace: job.replace, step_noise };
         denoise(steps, &window, job.guidance, control, &call).map_err(|e| sample_error(place, e))
     }
 }

@@ -7,9 +7,9 @@ use super::super::layout::Unit;
 use super::super::store::Frame;
 use super::{Stages, clip, one, one_i64, sample_error, split, stack};
 use crate::enlarge::enlarge;
-use crate::noise::{Source, segment};
+use crate::noise::{Draws, Source};
 use crate::sampler::{Branch, Control, Guidance, Replace, Window, denoise};
-use crate::scheduler::{Step, alphas_bar};
+use crate::scheduler::{Table, alphas_bar};
 use crate::tensor::Tensor;
 
 impl Stages<'_> {
@@ -21,7 +21,7 @@ impl Stages<'_> {
         &self,
         place: Place,
         unit: &Unit,
-        steps: &[Step],
+        steps: &Table,
         inputs: &[Vec<Frame>],
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
@@ -35,16 +35,18 @@ impl Stages<'_> {
         let (a, b) = (alpha_bar.sqrt() as f32, (1.0 - alpha_bar).sqrt() as f32);
 
         let mut low = stack(&inputs.concat(), [channels, height, width]);
-        let noise = self.draw(0, read.frames.clone(), [channels, height, width]);
+        let noise = drawn(&self.draws(0, read.frames.clone(), [channels, height, width]), Draws::start);
         Zip::from(&mut low).and(&noise).for_each(|x, n| *x = a * *x + b * n);
         let low = Tensor::F32(clip(low));
-        let (level, noise) = (one_i64(settings.noise_level as i64), clip(self.draw(1, read.frames.clone(), folded)));
+        let (level, draws) = (one_i64(settings.noise_level as i64), self.draws(1, read.frames.clone(), folded));
         let call = |_: Branch, x: &ArrayD<f32>, t: f64| {
             let (sample, t) = (Tensor::F32(x.clone()), one(t));
             let inputs = [("sample", &sample), ("low_res", &low), ("timestep", &t), ("noise_level", &level)];
             self.sessions.call(place, "upsampler", &inputs, Some(x.shape()))
         };
-        let window = Window { known: ArrayD::zeros(vec![0]), noise, seen: vec![], replace: Replace::None };
+        let step_noise = &|i| clip(drawn(&draws, |frame| frame.step(i)));
+        let noise = clip(drawn(&draws, Draws::start));
+        let window = Window { known: ArrayD::zeros(vec![0]), noise, seen: vec![], replace: Replace::None, step_noise };
         let x = denoise(steps, &window, Guidance::NONE, control, &call).map_err(|e| sample_error(place, e))?;
         let pictures = split(x, 0..read.frames.len()).into_iter().map(|x| unfold(&x, factor));
         let finish = |(picture, small): (Array3<f32>, &Frame)| match residual {
@@ -54,14 +56,18 @@ impl Stages<'_> {
         Ok(pictures.zip(inputs.iter().flatten()).map(finish).collect())
     }
 
-    /// Noise `[frames, …]`, each frame from segment `2·frame + which`.
-    fn draw(&self, which: u64, frames: std::ops::Range<usize>, shape: [usize; 3]) -> Array4<f32> {
-        let mut all = Array4::zeros((frames.len(), shape[0], shape[1], shape[2]));
-        for (mut slot, frame) in all.axis_iter_mut(Axis(0)).zip(frames) {
-            slot.assign(&segment(self.plan.seed, Source::Upsample, 2 * frame as u64 + which, &shape));
-        }
-        all
+    /// The noise of each frame, from segment `2·frame + which`.
+    fn draws(&self, which: u64, frames: std::ops::Range<usize>, shape: [usize; 3]) -> Vec<Draws> {
+        frames.map(|frame| Draws::torch(self.plan.seed, Source::Upsample, 2 * frame as u64 + which, &shape)).collect()
     }
+}
+
+/// One draw of every frame, `[frames, …]`.
+fn drawn(draws: &[Draws], draw: impl Fn(&Draws) -> ArrayD<f32>) -> Array4<f32> {
+    let frames: Vec<_> = draws.iter().map(draw).collect();
+    let views: Vec<_> = frames.iter().map(|frame| frame.view()).collect();
+    let all = ndarray::stack(Axis(0), &views).expect("a window has frames, and they are of one shape");
+    all.into_dimensionality().expect("frames have channels, rows and columns")
 }
 
 /// `[c·f², h, w]` → `[c, f·h, f·w]`: channel `(c·f + i)·f + j` holds row `i` and column `j` of every f×f cell.

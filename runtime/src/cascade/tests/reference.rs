@@ -7,8 +7,8 @@ use vldm_graphs::bundle::{PredictionType, Scheduler as Schedule};
 use super::super::testing::fake::network;
 use super::super::testing::{bundle, plan};
 use crate::image::RgbImage;
-use crate::noise::{Source, segment};
-use crate::scheduler::{Ddim, Scheduler, alphas_bar};
+use crate::noise::{Draws, Source};
+use crate::scheduler::{alphas_bar, table};
 
 type Labels = [i64; 2];
 
@@ -35,7 +35,7 @@ impl Denoise {
         let any = seen.contains(&true);
         let [by_context, by_labels] = [self.context_guidance, self.guidance].map(|g| (g - 1.0).abs() > 0.0);
         let by_context = by_context && any;
-        for s in Ddim.steps(&bundle().cascade.scheduler, self.steps).unwrap() {
+        for s in table(&bundle().cascade.scheduler, self.steps).unwrap().steps {
             let call = |labels: Labels, full: bool| {
                 let f32 = |name: &str| {
                     Some(match name {
@@ -71,7 +71,7 @@ impl Denoise {
                 v = v + (&text - &null) * (self.guidance - 1.0);
             }
             let clean = &x * s.c_skip as f32 + &v * s.c_out as f32;
-            x = &x * s.keep as f32 + clean * s.pred as f32;
+            x = &x * s.next.x as f32 + clean * s.next.m[0] as f32;
         }
         for (i, _) in seen.iter().enumerate().filter(|(_, s)| **s) {
             x.index_axis_mut(Axis(1), i).assign(&known.index_axis(Axis(1), i));
@@ -100,8 +100,11 @@ fn keyframes(p: &crate::cascade::plan::Plan) -> ArrayD<f32> {
         labels,
         regime: None,
     };
-    let mut keys =
-        network.run(segment(p.seed, Source::Keyframes, 0, &shape), &ArrayD::zeros(IxDyn(&shape)), &[false; 4]);
+    let mut keys = network.run(
+        Draws::torch(p.seed, Source::Keyframes, 0, &shape).start(),
+        &ArrayD::zeros(IxDyn(&shape)),
+        &[false; 4],
+    );
     let predict = p.predict.clone().unwrap();
     network = Denoise {
         steps: predict.steps,
@@ -116,7 +119,11 @@ fn keyframes(p: &crate::cascade::plan::Plan) -> ArrayD<f32> {
         network.labels = labels;
         let end = keys.shape()[1];
         let known = joined(&[frames_of(&keys, end - 2, end), ArrayD::zeros(IxDyn(&[1, 2, 2, 2, 3]))]);
-        let new = network.run(segment(p.seed, Source::Predict, i as u64, &shape), &known, &[true, true, false, false]);
+        let new = network.run(
+            Draws::torch(p.seed, Source::Predict, i as u64, &shape).start(),
+            &known,
+            &[true, true, false, false],
+        );
         keys = joined(&[keys, frames_of(&new, 2, 4)]);
     }
     keys
@@ -138,7 +145,7 @@ fn interpolated(p: &crate::cascade::plan::Plan, keys: &ArrayD<f32>, level: usize
         };
         let known =
             joined(&[frames_of(keys, g, g + 1), ArrayD::zeros(IxDyn(&[1, 3, 2, 2, 3])), frames_of(keys, g + 1, g + 2)]);
-        let noise = segment(p.seed, Source::Interpolate(level), g as u64, &[1, 5, 2, 2, 3]);
+        let noise = Draws::torch(p.seed, Source::Interpolate(level), g as u64, &[1, 5, 2, 2, 3]).start();
         out.push(frames_of(&network.run(noise, &known, &[true, false, false, false, true]), 1, 5));
     }
     joined(&out)
@@ -163,12 +170,13 @@ fn upsampled(p: &crate::cascade::plan::Plan, frames: &ArrayD<f32>) -> ArrayD<f32
     for i in (0..frames.shape()[1]).step_by(8) {
         let part = frames_of(frames, i, frames.shape()[1].min(i + 8));
         let draw = |k: u64, shape: [usize; 3]| {
-            let one = |f: u64| segment(p.seed, Source::Upsample, 2 * f + k, &[&[1, 1], &shape[..]].concat());
+            let one =
+                |f: u64| Draws::torch(p.seed, Source::Upsample, 2 * f + k, &[&[1, 1], &shape[..]].concat()).start();
             joined(&(i as u64..(i + part.shape()[1]) as u64).map(one).collect::<Vec<_>>())
         };
         let low = &part * a.sqrt() as f32 + draw(0, [3, 4, 6]) * (1.0 - a).sqrt() as f32;
         let mut x = draw(1, [12, 4, 6]);
-        for s in Ddim.steps(&schedule, settings.steps).unwrap() {
+        for s in table(&schedule, settings.steps).unwrap().steps {
             let f32 = |name: &str| {
                 Some(match name {
                     "sample" => x.clone(),
@@ -178,7 +186,7 @@ fn upsampled(p: &crate::cascade::plan::Plan, frames: &ArrayD<f32>) -> ArrayD<f32
             };
             let clean =
                 network("upsampler", &f32, &|_| Some(ArrayD::from_elem(IxDyn(&[1]), settings.noise_level as i64)));
-            x = &x * s.keep as f32 + clean * s.pred as f32;
+            x = &x * s.next.x as f32 + clean * s.next.m[0] as f32;
         }
         let x: Array4<f32> = x.index_axis_move(Axis(0), 0).into_dimensionality().unwrap();
         let (n, _, h, w) = x.dim();

@@ -1,18 +1,29 @@
-//! Standard normal noise with the numbers of torch's CPU generator.
-//!
-//! A video is cut into segments, and every segment draws its noise from a generator of its own, seeded by
-//! (seed, stage, segment). So a segment can be computed alone, on any lane, in any order.
+//! The numbers of torch's CPU generator.
 
 use std::f64::consts::TAU;
-
-use ndarray::{ArrayD, IxDyn};
 
 const STATE: usize = 624;
 const SHIFT: usize = 397;
 /// A block of the vectorised Box-Muller transform: eight radii and eight angles.
 const BLOCK: usize = 16;
-/// Multiplier of the segment rule.
-const PRIME: u64 = 1_000_003;
+
+/// A half-precision format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// IEEE binary16.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl Half {
+    fn round(self, x: f32) -> f32 {
+        match self {
+            Half::F16 => half::f16::from_f32(x).to_f32(),
+            Half::Bf16 => half::bf16::from_f32(x).to_f32(),
+        }
+    }
+}
 
 /// torch's CPU generator: Mersenne Twister 19937 with torch's way to make normal numbers of it.
 ///
@@ -43,16 +54,50 @@ impl TorchRng {
         if n < BLOCK {
             return (0..n).map(|_| self.normal() as f32).collect();
         }
-        let mut out: Vec<f32> = (0..n).map(|_| self.uniform()).collect();
+        let mut out = self.rand(n);
         for block in out.chunks_exact_mut(BLOCK) {
             box_muller(block);
         }
         if !n.is_multiple_of(BLOCK) {
-            let tail = &mut out[n - BLOCK..];
-            tail.fill_with(|| self.uniform());
-            box_muller(tail);
+            self.tail(&mut out);
         }
         out
+    }
+
+    /// The numbers of `torch.randn(n, generator=g, dtype=…)`, in half precision.
+    ///
+    /// They are those of [`randn`](Self::randn), rounded, when `n` is below 16 or a multiple of 16. Otherwise torch
+    /// takes fewer numbers from the generator, one for each element of the full blocks and 16 for the last elements.
+    pub fn randn_half(&mut self, n: usize, half: Half) -> Vec<f32> {
+        let mut out = if n < BLOCK { self.randn(n) } else { self.randn(n - n % BLOCK) };
+        if n > BLOCK && !n.is_multiple_of(BLOCK) {
+            out.resize(n, 0.0);
+            self.tail(&mut out);
+        }
+        out.into_iter().map(|x| half.round(x)).collect()
+    }
+
+    /// The numbers of `torch.rand(n, generator=g)`: f32 in [0, 1).
+    pub fn rand(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.uniform()).collect()
+    }
+
+    /// The numbers of `torch.randperm(n, generator=g)`: 0 to n − 1, shuffled.
+    pub fn randperm(&mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        for i in 0..n.saturating_sub(1) {
+            let left = n - i;
+            order.swap(i, i + self.u32() as usize % left);
+        }
+        order
+    }
+
+    /// Writes the last 16 numbers anew, from 16 fresh uniform ones.
+    fn tail(&mut self, out: &mut [f32]) {
+        let from = out.len() - BLOCK;
+        let tail = &mut out[from..];
+        tail.fill_with(|| self.uniform());
+        box_muller(tail);
     }
 
     fn twist(&mut self) {
@@ -109,63 +154,42 @@ fn box_muller(block: &mut [f32]) {
     }
 }
 
-/// Whose noise a segment draws.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// The first window of key frames.
-    Keyframes,
-    /// A prediction chunk.
-    Predict,
-    /// A gap of an interpolation pass; passes count from 0.
-    Interpolate(usize),
-    /// A frame of the upsampler; segment `2·frame` is its low-resolution noise, `2·frame + 1` its start noise.
-    Upsample,
-    /// The one frame of the image model.
-    Image,
-}
-
-impl Source {
-    /// The stage's number in the segment rule. The rule knows two interpolation passes.
-    pub fn number(self) -> u64 {
-        match self {
-            Source::Keyframes => 0,
-            Source::Predict => 1,
-            Source::Interpolate(pass) => 2 + (pass as u64).min(1),
-            Source::Upsample => 4,
-            Source::Image => 5,
-        }
-    }
-}
-
-/// Noise of one segment, `"noise": "torch"` in a plan: `torch.randn(shape)` from a CPU generator seeded with
-/// `((seed · 1000003 + stage) · 1000003 + segment) mod 2^63`.
-pub fn segment(seed: u64, source: Source, segment: u64, shape: &[usize]) -> ArrayD<f32> {
-    // Only the low 32 bits of the key reach the twister, so wrapping at 2^64 instead of 2^63 changes nothing.
-    let key = seed.wrapping_mul(PRIME).wrapping_add(source.number()).wrapping_mul(PRIME).wrapping_add(segment);
-    let numbers = TorchRng::seeded(key).randn(shape.iter().product());
-    ArrayD::from_shape_vec(IxDyn(shape), numbers).expect("as many numbers as the shape has elements")
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
 
+    use super::super::{Draws, Source};
     use super::*;
 
     /// torch 2.15.0; see `tests/golden/README.md`.
-    const GOLDEN: &str = include_str!("../../tests/golden/noise.json");
+    const GOLDEN: &str = include_str!("../../../tests/golden/noise.json");
     const TOLERANCE: f32 = 4e-7;
 
     #[derive(Deserialize)]
     struct Golden {
         sequences: Vec<Sequence>,
         segments: Vec<Segment>,
+        half: Vec<Drawn>,
+        permutations: Vec<Permutation>,
     }
 
     #[derive(Deserialize)]
     struct Sequence {
         seed: u64,
         draws: Vec<Draw>,
+    }
+
+    #[derive(Deserialize)]
+    struct Drawn {
+        dtype: String,
+        draws: Vec<Draw>,
+    }
+
+    #[derive(Deserialize)]
+    struct Permutation {
+        seed: u64,
+        orders: Vec<Vec<usize>>,
+        rand: Vec<f32>,
     }
 
     #[derive(Deserialize)]
@@ -226,7 +250,7 @@ mod tests {
                 "interpolate-2" => Source::Interpolate(1),
                 _ => Source::Upsample,
             };
-            let x = segment(s.seed, source, s.index, &s.shape);
+            let x = Draws::torch(s.seed, source, s.index, &s.shape).start();
             assert_eq!(x.shape(), s.shape);
             assert_draw(&s.noise, x.as_slice().unwrap(), &s.stage);
         }
@@ -235,6 +259,34 @@ mod tests {
     #[test]
     fn only_the_low_32_bits_of_a_seed_matter() {
         assert_eq!(TorchRng::seeded(5).randn(40), TorchRng::seeded((1 << 32) + 5).randn(40));
+    }
+
+    #[test]
+    fn half_precision_draws_are_those_of_torch_in_sequence() {
+        let golden: Golden = serde_json::from_str(GOLDEN).unwrap();
+        assert_eq!(golden.half.len(), 2);
+        for s in &golden.half {
+            let half = if s.dtype == "float16" { Half::F16 } else { Half::Bf16 };
+            let mut rng = TorchRng::seeded(5);
+            for (i, draw) in s.draws.iter().enumerate() {
+                let ours = rng.randn_half(draw.len, half);
+                // A difference of 4e-7 may round to the next half-precision number, once in a thousand.
+                let off = ours.iter().zip(&draw.all).filter(|(a, b)| (**a - **b).abs() > 0.0).count();
+                assert!(draw.all.len() == draw.len && off * 100 <= draw.len, "{} draw {i}: {off}", s.dtype);
+            }
+        }
+    }
+
+    #[test]
+    fn permutations_and_uniform_numbers_are_those_of_torch() {
+        let golden: Golden = serde_json::from_str(GOLDEN).unwrap();
+        for p in &golden.permutations {
+            let mut rng = TorchRng::seeded(p.seed);
+            for order in &p.orders {
+                assert_eq!(&rng.randperm(order.len()), order);
+            }
+            assert_eq!(rng.rand(p.rand.len()), p.rand);
+        }
     }
 
     #[test]
