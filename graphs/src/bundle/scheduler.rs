@@ -96,6 +96,7 @@ pub struct Scheduler {
 /// differ.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "the switches of diffusers, one key each")]
 pub struct Solver {
     /// Share of fresh noise in a step, 0..=1: 0 is DDIM proper and 1 like DDPM; γ of TCD. Absent: 0, and 0.3 for TCD.
     #[serde(skip_serializing_if = "is_default")]
