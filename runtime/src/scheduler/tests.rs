@@ -63,8 +63,9 @@ fn pretended(i: usize, x: &ArrayD<f32>, _: f64) -> ArrayD<f32> {
     })
 }
 
-fn assert_near(what: &str, ours: &[f32], expected: &[f64], tolerance: f64) {
-    let size = expected.iter().fold(1.0f64, |a, b| a.max(b.abs()));
+/// Within `tolerance` of the largest number, or of `scale` where the numbers come from larger ones.
+fn assert_near(what: &str, ours: &[f32], expected: &[f64], scale: f64, tolerance: f64) {
+    let size = expected.iter().fold(scale.max(1.0), |a, b| a.max(b.abs()));
     assert_eq!(ours.len(), expected.len(), "{what}");
     for (a, b) in ours.iter().zip(expected) {
         assert!((f64::from(*a) - b).abs() <= tolerance * size, "{what}: {ours:?} for {expected:?}");
@@ -100,7 +101,7 @@ fn ddim_tables_and_trajectories_are_those_of_diffusers() {
         let start = ArrayD::from_shape_vec(IxDyn(&[1, 1, 4]), vec![1.5, -0.7, 0.25, -2.0]).unwrap();
         let path = path(&table, start, &|_| unreachable!("without eta"), pretended);
         for (i, (x, expected)) in path.iter().zip(&case.path).enumerate() {
-            assert_near(&format!("{name} step {i}"), x, expected, 1e-5);
+            assert_near(&format!("{name} step {i}"), x, expected, 1.0, 1e-5);
         }
     }
 }
@@ -129,7 +130,7 @@ fn every_scheduler_goes_the_way_of_diffusers() {
         let table = table(&schedule, case.steps).unwrap();
         assert!((table.start - case.start).abs() <= 1e-6 * case.start, "{what}: {} for {}", table.start, case.start);
         let times: Vec<f32> = table.steps.iter().map(|s| s.t as f32).collect();
-        assert_near(&format!("{what}, times"), &times, &case.times, 1e-6);
+        assert_near(&format!("{what}, times"), &times, &case.times, 1.0, 1e-6);
         for (step, sigma) in table.steps.iter().zip(&case.sigmas) {
             let ours = step.level.sigma / step.level.alpha;
             assert!((ours - sigma).abs() <= 2e-6 * sigma, "{what}: σ {ours} for {sigma}");
@@ -139,7 +140,8 @@ fn every_scheduler_goes_the_way_of_diffusers() {
         let path = path(&table, draws.start(), &|i| draws.step(i), pretended);
         assert_eq!(path.len(), case.path.len(), "{what}");
         for (i, (x, expected)) in path.iter().zip(&case.path).enumerate() {
-            assert_near(&format!("{what}, step {i}"), x, expected, 1e-5);
+            // In f32, diffusers loses digits between a sample at σ = 4096 and the next at 4.
+            assert_near(&format!("{what}, step {i}"), x, expected, table.start / 400.0, 1e-5);
         }
     }
     assert_eq!(seen.len(), 12, "{seen:?}");
