@@ -33,17 +33,18 @@ def name_seed(name: str) -> int:
 def weight(file: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A float32 weight that float16 holds exactly, away from its initial value as in no freshly made network.
 
-    Mixing factors are uniform in ±2, norm weights 1 ± 0.1; embeddings have deviation 1, queries and keys 0.4 (so that
-    attention is far from uniform and the number of heads matters), other matrices 0.15, everything else 0.05.
+    Mixing factors are uniform in ±2, norm weights 1 ± 0.1; embeddings and tables of biases have deviation 1, queries and
+    keys 0.4 (so that attention is far from uniform and the number of heads matters; not where heads must be wide), other
+    matrices 0.15, everything else 0.05.
     """
     u = uniform(name_seed(f"{file}:{name}"), int(np.prod(shape, dtype=np.int64))).astype(np.float64).reshape(shape)
     if name.endswith("mix_factor"):
         w = u * (2.0 / 1.7320508075688772)
     elif name.endswith(".weight") and len(shape) == 1:
         w = 1.0 + 0.1 * u
-    elif name.endswith("embedding.weight") or file.startswith("conditions/"):
+    elif name.endswith(("embedding.weight", "attention_bias.weight")) or file.startswith("conditions/"):
         w = u
-    elif any(q in name for q in (".to_q.", ".to_k.", ".q_proj.", ".k_proj.")):
+    elif any(q in name for q in (".to_q.", ".to_k.", ".q_proj.", ".k_proj.")) and ".attn_temp." not in name:
         w = 0.4 * u
     else:
         w = (0.15 if len(shape) == 2 else 0.05) * u

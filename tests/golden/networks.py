@@ -90,6 +90,7 @@ def materialise(fixture: Path, into: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(config.read_bytes())
     for file, tensors in json.loads((fixture / "weights.json").read_text()).items():
+        (into / file).parent.mkdir(parents=True, exist_ok=True)
         save_file({n: torch.from_numpy(fill.weight(file, n, tuple(s))) for n, s in tensors.items()}, into / file)
     clip_text.materialise(into)
     return into

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "demo" / "train"))
 
 import networks  # noqa: E402
 import short  # noqa: E402
-from families import animatediff, clip_text, modelscope, svd, upscaler  # noqa: E402
+from families import animatediff, clip_text, lavie, modelscope, svd, upscaler, videocrafter  # noqa: E402
 from model import masked_context  # noqa: E402
 from recorder import Recorder, autoencoder, clips, image_unet, title  # noqa: E402
 from sample import Cascade  # noqa: E402
@@ -39,6 +39,9 @@ FAMILIES = {
     "modelscope": (modelscope.fixture, modelscope.record),
     "svd": (svd.like_published, svd.record),
     "svd-short": (svd.short, svd.record),
+    "lavie": (lavie.fixture, lavie.record),
+    "videocrafter1": (partial(videocrafter.fixture, relative=True), partial(videocrafter.record, relative=True)),
+    "videocrafter2": (partial(videocrafter.fixture, relative=False), partial(videocrafter.record, relative=False)),
 }
 
 

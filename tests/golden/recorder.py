@@ -77,7 +77,7 @@ def text_clips(r: Recorder, part: str, oracle, channels: int, width: int, sizes,
             x = r.filled("sample", b, t, channels, *size)
             step = r.listed("timestep", [(37.0, 999.0, 501.0, 3.0)[(i + j) % 4] for j in range(b)], "f32")
             text = r.filled("encoder_hidden_states", b, tokens, width)
-            return {"out_sample": oracle(x, step, text, **{k: v(r, b) for k, v in more.items()})}
+            return {"out_sample": oracle(x, step, text, **{k: v(r, b, t, size) for k, v in more.items()})}
 
         r.record(part, title(t, b, size), ask)
 

@@ -29,9 +29,13 @@ pub fn weight(file: &str, name: &str, shape: &[usize]) -> Vec<f32> {
         (0.0, 2.0 / SQRT_3)
     } else if name.ends_with(".weight") && shape.len() == 1 {
         (1.0, 0.1)
-    } else if name.ends_with("embedding.weight") || file.starts_with("conditions/") {
+    } else if ["embedding.weight", "attention_bias.weight"].iter().any(|end| name.ends_with(end))
+        || file.starts_with("conditions/")
+    {
         (0.0, 1.0)
-    } else if [".to_q.", ".to_k.", ".q_proj.", ".k_proj."].iter().any(|q| name.contains(q)) {
+    } else if [".to_q.", ".to_k.", ".q_proj.", ".k_proj."].iter().any(|q| name.contains(q))
+        && !name.contains(".attn_temp.")
+    {
         (0.0, 0.4)
     } else {
         (0.0, if shape.len() == 2 { 0.15 } else { 0.05 })

@@ -7,6 +7,7 @@ mod clip_tokenizer;
 mod clip_vision;
 mod conditions;
 mod config;
+mod lavie;
 mod modelscope;
 mod motion;
 mod shapes;
@@ -16,10 +17,12 @@ mod temporal_layers;
 mod temporal_vae;
 #[cfg(test)]
 mod tests;
+mod text_to_video;
 mod unet;
 mod upscaler;
 mod vae;
 mod video_ldm;
+mod videocrafter;
 
 use std::collections::BTreeMap;
 
@@ -30,6 +33,7 @@ pub use clip_text::{ClipTextConfig, TextEncoder};
 pub use clip_vision::VisionConfig;
 pub use conditions::ConditionsConfig;
 pub use config::ConfigError;
+pub use lavie::LaVie;
 pub use modelscope::ModelScope;
 pub use motion::motion_module_name;
 pub use stable_diffusion::StableDiffusion;
@@ -39,6 +43,7 @@ pub use unet::{ImageLayers, Layers, Place, Spatial, UnetConfig, UnetInputs, unet
 pub use upscaler::Upscaler;
 pub use vae::{DecoderLayers, DecoderPlace, ImageDecoder, VaeConfig, vae_decoder, vae_encoder};
 pub use video_ldm::VideoLdm;
+pub use videocrafter::VideoCrafter;
 
 use crate::bundle::{Cascade, Scheduler};
 use crate::ir::Graph;
@@ -54,6 +59,8 @@ pub struct Configs {
     pub components: BTreeMap<String, Option<Json>>,
     /// Further JSON files of the component folders, such as `tokenizer/vocab.json`: those of [`FURTHER_FILES`].
     pub files: BTreeMap<String, Json>,
+    /// Shapes of the tensors there are, as `component/name`, for what no configuration says.
+    pub tensors: BTreeMap<String, Vec<usize>>,
 }
 
 /// Names of the JSON files that are read beside a component's own; `tokenizer.json` only where there is no `vocab.json`.
@@ -140,7 +147,8 @@ pub trait Model {
 }
 
 /// All families, in the order in which they are asked.
-pub const FAMILIES: &[&dyn Family] = &[&VideoLdm, &StableVideo, &AnimateDiff, &Upscaler, &StableDiffusion, &ModelScope];
+pub const FAMILIES: &[&dyn Family] =
+    &[&VideoLdm, &StableVideo, &AnimateDiff, &Upscaler, &LaVie, &StableDiffusion, &ModelScope, &VideoCrafter];
 
 /// The family of a checkpoint.
 pub fn detect(configs: &Configs) -> Option<&'static dyn Family> {

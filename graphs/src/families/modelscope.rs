@@ -4,21 +4,19 @@
 use serde_json::{Value as Json, json};
 
 use super::config::Reader;
-use super::shapes::{clip_frames, clip_shape, flatten, no_part, unflatten};
-use super::stable_diffusion::{image_decoder, image_encoder};
+use super::shapes::{clip_frames, clip_shape, flatten, unflatten};
+use super::text_to_video::{Networks, TextToVideo, read_vae};
 use super::unet::{Layers, Place, Spatial, unet};
-use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs, VaeConfig};
+use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs};
 use crate::bundle::{Cascade, Sampling};
 use crate::ir::{DType, Graph};
 use crate::nn::{AttentionConfig, BuildError, Frames, GraphBuilder, Scope, Value};
 use crate::temporal::{TemporalTransformerConfig, four_temporal_convs, temporal_transformer};
-use crate::weights::WeightSource;
 
-/// The `modelscope` family: parts `keyframes`, `encoder` and `image_decoder`.
+/// The `modelscope` family: parts `keyframes`, `encoder`, `image_decoder` and `text_encoder`.
 pub struct ModelScope;
 
 const UNET: &str = "unet";
-const VAE: &str = "vae";
 const SCHEDULER: &str = "scheduler";
 /// Pipelines over these networks.
 const PIPELINES: &[&str] = &["TextToVideoSDPipeline", "VideoToVideoSDPipeline"];
@@ -44,12 +42,9 @@ impl Family for ModelScope {
     }
 
     fn open(&self, configs: &Configs) -> Result<Box<dyn Model>, ConfigError> {
-        let config = |folder| configs.component(folder, "a text-to-video model has a UNet and an autoencoder");
-        let (file, json) = config(UNET)?;
+        let (file, json) = configs.component(UNET, "a text-to-video model has a UNet")?;
         let (unet, mut ignored) = Unet3d::read(&file, json)?;
-        let (file, json) = config(VAE)?;
-        let (vae, more) = VaeConfig::read(&file, json)?;
-        ignored.extend(more);
+        let vae = read_vae(configs, &mut ignored)?;
         if unet.image.in_channels != vae.latent_channels || unet.image.out_channels != vae.latent_channels {
             return Err(ConfigError::Unsupported {
                 file: "unet/config.json".to_owned(),
@@ -67,7 +62,8 @@ impl Family for ModelScope {
             sampling: Some(SAMPLING),
             ..Cascade::image(schedule, vae.scaling_factor, latent, vae.spatial_factor())
         };
-        Ok(Box::new(TextToVideo { unet, vae, cascade, ignored }))
+        let width = unet.image.cross_attention_dim;
+        Ok(Box::new(TextToVideo::open(configs, unet, width, vae, cascade, ignored)?))
     }
 }
 
@@ -153,39 +149,13 @@ fn sample_size(r: &mut Reader<'_>) -> Result<[usize; 2], ConfigError> {
     }
 }
 
-/// UNet and autoencoder of a clip described by text.
-struct TextToVideo {
-    unet: Unet3d,
-    vae: VaeConfig,
-    cascade: Cascade,
-    ignored: Vec<String>,
-}
-
-impl Model for TextToVideo {
-    fn parts(&self) -> Vec<&'static str> {
-        vec!["keyframes", "encoder", "image_decoder"]
+impl Networks for Unet3d {
+    fn parts(&self) -> Vec<(&'static str, &'static str)> {
+        vec![("keyframes", UNET)]
     }
 
-    fn components(&self) -> Vec<String> {
-        vec![UNET.to_owned(), VAE.to_owned()]
-    }
-
-    fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
-        let b = GraphBuilder::new(part, weights);
-        match part {
-            "keyframes" => keyframes(b, &self.unet),
-            "encoder" => image_encoder(b, VAE, &self.vae),
-            "image_decoder" => image_decoder(b, VAE, &self.vae),
-            other => Err(no_part(other, &self.parts())),
-        }
-    }
-
-    fn cascade(&self) -> Option<Cascade> {
-        Some(self.cascade.clone())
-    }
-
-    fn ignored_keys(&self) -> Vec<String> {
-        self.ignored.clone()
+    fn build(&self, _part: &str, b: GraphBuilder<'_>) -> Result<Graph, BuildError> {
+        keyframes(b, self)
     }
 }
 
@@ -314,7 +284,7 @@ mod tests {
         let vae = json!({
             "block_out_channels": [32], "down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"],
         });
-        let components = [(UNET, unet), (VAE, vae), (SCHEDULER, json!({}))];
+        let components = [(UNET, unet), ("vae", vae), (SCHEDULER, json!({}))];
         let index = Some(json!({"_class_name": "TextToVideoSDPipeline"}));
         let components = components.map(|(folder, json)| (folder.to_owned(), Some(json))).into();
         let configs = Configs { index, components, ..Configs::default() };

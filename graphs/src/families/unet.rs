@@ -4,8 +4,8 @@ use serde_json::{Value as Json, json};
 
 use super::config::{ConfigError, Reader};
 use crate::nn::{
-    AttentionConfig, Frames, Scope, TransformerConfig, Value, conv2d, downsample, embedding, group_norm,
-    interleaved_transformer, resnet_block, sinusoidal_embedding, timestep_mlp, upsample_to,
+    AttentionConfig, Blocks, Frames, ImageBlocks, Scope, TransformerConfig, Value, conv2d, downsample, embedding,
+    group_norm, resnet_block, sinusoidal_embedding, spatial_transformer, timestep_mlp, upsample_to,
 };
 
 /// What the network is told beside text and timestep.
@@ -259,6 +259,11 @@ pub trait Layers<'g> {
         net.transformer(&at.of("attentions"), at, x)
     }
 
+    /// The normalisation `s` before the last convolution.
+    fn norm_out(&self, net: &Spatial<'_, 'g>, s: &Scope<'g>, x: Value<'g>) -> Value<'g> {
+        group_norm(s, x, net.config.groups, net.config.epsilon)
+    }
+
     /// After a residual block and, where there is one, its transformer; in the middle only between the residual blocks.
     fn after_layer(&self, _net: &Spatial<'_, 'g>, _at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
         x
@@ -296,18 +301,18 @@ impl<'g> Spatial<'_, 'g> {
 
     /// The transformer of weights `s`, over the positions of each frame.
     pub fn transformer(&self, s: &Scope<'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
-        self.transformer_with(s, at, x, &|_, tokens| tokens)
+        self.transformer_with(s, at, x, &ImageBlocks)
     }
 
-    /// [`Spatial::transformer`] with `after_block(i, tokens)` after its block `i`, over tokens `[(b t), positions, C]`.
+    /// [`Self::transformer`] with other blocks.
     pub fn transformer_with(
         &self,
         s: &Scope<'g>,
         at: Place<'_, 'g>,
         x: Value<'g>,
-        after_block: &dyn Fn(usize, Value<'g>) -> Value<'g>,
+        blocks: &dyn Blocks<'g>,
     ) -> Value<'g> {
-        interleaved_transformer(s, x, self.context, self.frames, &self.config.transformer(at), after_block)
+        spatial_transformer(s, x, self.context, self.frames, &self.config.transformer(at), blocks)
     }
 
     /// Attention of the transformers at a place.
@@ -341,7 +346,7 @@ pub fn unet<'g>(
     let x = drawing.down(x, &mut skips);
     let x = drawing.mid(x);
     let x = drawing.up(x, &mut skips);
-    let x = group_norm(&s.at("conv_norm_out"), x, config.groups, config.epsilon).silu();
+    let x = layers.norm_out(&drawing.spatial, &s.at("conv_norm_out"), x).silu();
     conv2d(&s.at("conv_out"), x, config.out_channels, 3)
 }
 

@@ -33,21 +33,22 @@ impl AttentionConfig {
 ///
 /// Source: diffusers `Attention`.
 pub fn attention<'g>(s: &Scope<'g>, x: Value<'g>, context: Value<'g>, config: AttentionConfig) -> Value<'g> {
-    let project = |name: &str, x: Value<'g>| {
+    let [q, k, v] = [("to_q", x), ("to_k", context), ("to_v", context)].map(|(name, x)| {
         let s = s.at(name);
         if config.bias { linear(&s, x, config.width()) } else { linear_without_bias(&s, x, config.width()) }
-    };
-    let out = x.size(2);
+    });
+    linear(&s.at("to_out").at(0), attend(q, k, v, config), x.size(2))
+}
+
+/// What stands between the projections of [`attention`]: `[N, L, heads·d]`, `[N, M, heads·d]` twice `→ [N, L, heads·d]`.
+pub fn attend<'g>(q: Value<'g>, k: Value<'g>, v: Value<'g>, config: AttentionConfig) -> Value<'g> {
     let split = |x: Value<'g>, perm: &[i64]| {
         let heads = [x.dim(0), x.dim(1), Dim::fixed(config.heads), Dim::fixed(config.head_dim)];
         x.reshape(heads).transpose(perm)
     };
-    let q = split(project("to_q", x) * config.scale(), &[0, 2, 1, 3]);
-    let k = split(project("to_k", context), &[0, 2, 3, 1]);
-    let v = split(project("to_v", context), &[0, 2, 1, 3]);
-    let y = q.matmul(k).softmax().matmul(v).transpose(&[0, 2, 1, 3]);
-    let y = y.reshape([x.dim(0), x.dim(1), Dim::fixed(config.width())]);
-    linear(&s.at("to_out").at(0), y, out)
+    let scores = split(q * config.scale(), &[0, 2, 1, 3]).matmul(split(k, &[0, 2, 3, 1]));
+    let y = scores.softmax().matmul(split(v, &[0, 2, 1, 3])).transpose(&[0, 2, 1, 3]);
+    y.reshape_by(q, q.shape().0)
 }
 
 /// Two linear maps with a gate between: `[…, C] → […, C]`, inner width `mult · C`.
@@ -73,6 +74,38 @@ pub struct TransformerConfig {
     pub only_cross_attention: bool,
 }
 
+/// What a family makes of the blocks of a spatial transformer; each method is the image network's own unless given.
+///
+/// Tokens are `[(b t), H·W, C]`, `s` is the block.
+pub trait Blocks<'g> {
+    /// The attention of each frame to itself, of normalised tokens.
+    fn attend(&self, s: &Scope<'g>, normal: Value<'g>, config: AttentionConfig) -> Value<'g> {
+        attention(&s.at("attn1"), normal, normal, config)
+    }
+
+    /// Between the cross-attention and the feed-forward layer.
+    fn after_text(&self, _s: &Scope<'g>, tokens: Value<'g>, _config: AttentionConfig) -> Value<'g> {
+        tokens
+    }
+
+    /// After the feed-forward layer of block `i`.
+    fn after_block(&self, _s: &Scope<'g>, _i: usize, tokens: Value<'g>, _config: AttentionConfig) -> Value<'g> {
+        tokens
+    }
+}
+
+/// The blocks of single images.
+pub struct ImageBlocks;
+
+impl Blocks<'_> for ImageBlocks {}
+
+/// The blocks of single images, with a function of number and tokens after each.
+impl<'g, F: Fn(usize, Value<'g>) -> Value<'g>> Blocks<'g> for F {
+    fn after_block(&self, _s: &Scope<'g>, i: usize, tokens: Value<'g>, _config: AttentionConfig) -> Value<'g> {
+        self(i, tokens)
+    }
+}
+
 /// Transformer over the positions of each frame: `[(b t), C, H, W] → [(b t), C, H, W]`.
 ///
 /// `context` is the text `[b, L, D]`. As it is the same for all frames of a sample, cross-attention runs over
@@ -85,18 +118,7 @@ pub fn spatial_transformer<'g>(
     context: Option<Value<'g>>,
     frames: &Frames,
     config: &TransformerConfig,
-) -> Value<'g> {
-    interleaved_transformer(s, x, context, frames, config, &|_, tokens| tokens)
-}
-
-/// [`spatial_transformer`] with `after_block(i, tokens)` after its block `i`, over tokens `[(b t), positions, inner]`.
-pub fn interleaved_transformer<'g>(
-    s: &Scope<'g>,
-    x: Value<'g>,
-    context: Option<Value<'g>>,
-    frames: &Frames,
-    config: &TransformerConfig,
-    after_block: &dyn Fn(usize, Value<'g>) -> Value<'g>,
+    blocks: &dyn Blocks<'g>,
 ) -> Value<'g> {
     let (channels, positions) = (x.dim(1), x.dim(2) * x.dim(3));
     let inner = Dim::fixed(config.attention.width());
@@ -114,14 +136,15 @@ pub fn interleaved_transformer<'g>(
         let normal = layer_norm(&s.at("norm1"), tokens);
         let first = match context {
             Some(context) if config.only_cross_attention => cross(&s.at("attn1"), normal, context),
-            _ => attention(&s.at("attn1"), normal, normal, config.attention),
+            _ => blocks.attend(&s, normal, config.attention),
         };
         tokens = tokens + first;
         if let Some(context) = context {
             tokens = tokens + cross(&s.at("attn2"), layer_norm(&s.at("norm2"), tokens), context);
         }
+        tokens = blocks.after_text(&s, tokens, config.attention);
         tokens = tokens + feed_forward(&s.at("ff"), layer_norm(&s.at("norm3"), tokens), 4);
-        tokens = after_block(i, tokens);
+        tokens = blocks.after_block(&s, i, tokens, config.attention);
     }
     let out = linear(&s.at("proj_out"), tokens, x.channels()).transpose(&[0, 2, 1]);
     x + out.reshape_by(x, x.shape().0)

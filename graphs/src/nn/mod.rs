@@ -24,13 +24,13 @@ mod tests;
 mod value;
 
 pub use attention::{
-    AttentionConfig, TransformerConfig, attention, feed_forward, interleaved_transformer, spatial_transformer,
+    AttentionConfig, Blocks, ImageBlocks, TransformerConfig, attend, attention, feed_forward, spatial_transformer,
 };
 pub use basic::{conv2d, conv2d_strided, embedding, group_norm, layer_norm, linear, linear_without_bias};
 pub use builder::{BuildError, GraphBuilder};
 pub use clip::{ClipActivation, ClipLayers, causal_mask, clip_layer, clip_norm};
 pub use embed::{sinusoidal_embedding, timestep_mlp};
 pub use function::function_body;
-pub use resnet::{Frames, downsample, resnet_block, upsample_to};
+pub use resnet::{Frames, downsample, resnet_block, resnet_block_with, upsample_to};
 pub use scope::Scope;
 pub use value::Value;

@@ -48,13 +48,24 @@ pub fn resnet_block<'g>(
     groups: usize,
     epsilon: f32,
 ) -> Value<'g> {
-    let h = group_norm(&s.at("norm1"), x, groups, epsilon).silu();
+    resnet_block_with(s, x, emb, out, |s, x| group_norm(s, x, groups, epsilon))
+}
+
+/// [`resnet_block`] with other normalisations.
+pub fn resnet_block_with<'g>(
+    s: &Scope<'g>,
+    x: Value<'g>,
+    emb: Option<(Value<'g>, &Frames)>,
+    out: usize,
+    norm: impl Fn(&Scope<'g>, Value<'g>) -> Value<'g>,
+) -> Value<'g> {
+    let h = norm(&s.at("norm1"), x).silu();
     let mut h = conv2d(&s.at("conv1"), h, out, 3);
     if let Some((emb, frames)) = emb {
         let e = linear(&s.at("time_emb_proj"), emb.silu(), out);
         h = h + frames.repeat(e).unsqueeze(&[2, 3]);
     }
-    let h = group_norm(&s.at("norm2"), h, groups, epsilon).silu();
+    let h = norm(&s.at("norm2"), h).silu();
     let h = conv2d(&s.at("conv2"), h, out, 3);
     let skip = if x.channels() == out { x } else { conv2d(&s.at("conv_shortcut"), x, out, 1) };
     skip + h

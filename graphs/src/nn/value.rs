@@ -73,7 +73,8 @@ impl<'g> Value<'g> {
         Self::new(self.builder, self.builder.constant(&Constant::Floats(x.to_vec())))
     }
 
-    fn ints(self, x: &[i64]) -> Self {
+    /// A vector of integers of this value's graph.
+    pub fn ints(self, x: &[i64]) -> Self {
         Self::new(self.builder, self.builder.constant(&Constant::Ints(x.to_vec())))
     }
 
@@ -169,6 +170,11 @@ impl<'g> Value<'g> {
     pub fn next_index(self) -> Self {
         let one = Self::new(self.builder, self.builder.constant(&Constant::Int(1)));
         self + one
+    }
+
+    /// Conversion to `i64`, towards zero.
+    pub fn to_i64(self) -> Self {
+        self.emit(Cast { to: DType::I64 }, &[self.id])
     }
 
     /// Conversion to `f32`.

@@ -1,11 +1,17 @@
 //! `vldm::ClipGroupNorm`: group normalisation whose statistics span all frames of a clip.
 
+use super::{to_clip, to_frames};
 use crate::ir::{Function, Initializer, ValueId};
-use crate::nn::{Scope, Value, function_body};
+use crate::nn::{Frames, Scope, Value, function_body};
 use crate::ops::{Attr, BinaryKind, Call, ConstantOfShape, InstanceNormalization, Reshape, ShapeOf, Transpose};
 
 /// Operator type.
 const NAME: &str = "ClipGroupNorm";
+
+/// [`clip_group_norm`] of frames: `[(b t), C, H, W] → [(b t), C, H, W]`.
+pub fn clip_norm<'g>(s: &Scope<'g>, x: Value<'g>, frames: &Frames, groups: usize, epsilon: f32) -> Value<'g> {
+    to_frames(clip_group_norm(s, to_clip(x, frames), groups, epsilon), x, frames)
+}
 
 /// `[b, t, c, p] → [b, t, c, p]` with statistics over `(c/groups, t, p)` of each sample and group.
 pub(super) fn clip_group_norm<'g>(s: &Scope<'g>, x: Value<'g>, groups: usize, epsilon: f32) -> Value<'g> {
