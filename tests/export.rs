@@ -87,3 +87,31 @@ fn hard_links_are_made_when_asked_for() {
     assert_eq!(links("copied", LinkMode::Copy), 1);
     assert_eq!(links("linked", LinkMode::HardLink), 2);
 }
+
+/// Merged tensors lie in a file of their own, at places that do not depend on the scale.
+#[test]
+fn another_scale_of_an_adaptation_changes_nothing_but_the_merged_weights() {
+    let scratch = tempfile::tempdir().unwrap();
+    let checkpoint = fixture::checkpoint("sd1", &scratch.path().join("checkpoint"), Layout::F16);
+    let loras = fixture::checkpoint("lora", &scratch.path().join("lora"), Layout::F32);
+    let with = |scale: f64, out: &str| {
+        let mut request = Request::new(&checkpoint, &scratch.path().join(out));
+        request.loras.push(vldm_exporter::Lora { path: loras.join("kohya.safetensors"), scale });
+        export(&request).unwrap();
+        contents(&request.out)
+    };
+    let (one, again, other) = (with(1.0, "one"), with(1.0, "again"), with(0.5, "other"));
+    assert!(one == again, "the same request gives the same bytes");
+    let changed: Vec<&String> = one.keys().filter(|name| one[*name] != other[*name]).collect();
+    assert_eq!(changed, ["bundle.json", "weights/merged-unet.safetensors"]);
+    let plain = contents(&bundle::export(&checkpoint, &scratch.path().join("plain")));
+    assert_eq!(plain["weights/unet.safetensors"], one["weights/unet.safetensors"], "the base stays as it is");
+    let manifest = Manifest::open(&scratch.path().join("other")).unwrap();
+    let (lora, merged) =
+        (&manifest.provenance.loras[0], &manifest.provenance.merged["weights/merged-unet.safetensors"]);
+    assert_eq!((lora.file.as_str(), lora.scale, lora.tensors, merged.tensors), ("kohya.safetensors", 0.5, 8, 8));
+    let base = &merged.base["unet/diffusion_pytorch_model.safetensors"];
+    assert_eq!(*base, manifest.weights["weights/unet.safetensors"].blake3);
+    let file = safetensors::SafeTensors::deserialize(&other["weights/merged-unet.safetensors"]).unwrap().len();
+    assert_eq!(file, 8, "an ordinary safetensors file");
+}

@@ -4,6 +4,7 @@
 mod architecture;
 mod cli;
 mod export;
+mod fine_tunes;
 mod hostile;
 mod optimize;
 mod parity;

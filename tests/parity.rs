@@ -10,7 +10,7 @@ use vldm_tests::tolerance::{self, relative_error};
 use vldm_tests::{bundle, python};
 
 /// The engines that can be used here. One that lives in a library is fetched; where it cannot be, that is said.
-fn engines(kernels: bool) -> Vec<(&'static dyn Backend, LoadOptions)> {
+pub(crate) fn engines(kernels: bool) -> Vec<(&'static dyn Backend, LoadOptions)> {
     let mut found = Vec::new();
     for &backend in BACKENDS {
         let library = if backend.name() == "ort" { python::ort_library().map(PathBuf::from) } else { None };
@@ -28,7 +28,7 @@ fn answers(session: &dyn Session, case: &Case) -> Vec<(String, Tensor)> {
     session.outputs().iter().map(|p| p.name.clone()).zip(outputs).collect()
 }
 
-fn check(session: &dyn Session, engine: &str, case: &Case) {
+pub(crate) fn check(session: &dyn Session, engine: &str, case: &Case) {
     let got = answers(session, case);
     assert!(!case.outputs.is_empty(), "{} {}: nothing recorded", case.part, case.name);
     for (name, expected) in &case.outputs {
@@ -41,7 +41,7 @@ fn check(session: &dyn Session, engine: &str, case: &Case) {
 }
 
 /// Loads every part once an engine and asks it all its cases: no shape needs an export of its own.
-fn agrees(set: &str, kernels: bool) {
+pub(crate) fn agrees(set: &str, kernels: bool) {
     let (bundle, cases) = (bundle::of(set), cases(set));
     for (backend, options) in engines(kernels) {
         let mut parts: Vec<&str> = cases.iter().map(|c| c.part.as_str()).collect();

@@ -67,7 +67,7 @@ fn job(set: &str, scratch: &Path) -> serde_json::Value {
     json!({ "tolerance": tolerance::F32, "models": models })
 }
 
-fn python_agrees_on(set: &str) {
+pub(crate) fn python_agrees_on(set: &str) {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("job.json");
     fs::write(&file, job(set, scratch.path()).to_string()).unwrap();

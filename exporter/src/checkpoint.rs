@@ -1,56 +1,86 @@
-//! A checkpoint folder: its JSON files, its components and where their weights lie.
+//! A checkpoint whose configuration is understood: its family, and the components that the family asks for.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
-use vldm_graphs::bundle::files::read_bounded;
-use vldm_graphs::bundle::{Cascade, parse_strict};
-use vldm_graphs::families::{Configs, FAMILIES, FURTHER_FILES, Model, detect};
+use vldm_graphs::bundle::Cascade;
+use vldm_graphs::families::{Configs, FAMILIES, Model, detect};
 
 use crate::error::ExportError;
-
-/// Largest JSON file that is read, in bytes.
-const MAX_JSON: u64 = 16 << 20;
-/// Most entries of a checkpoint folder.
-const MAX_ENTRIES: usize = 4096;
-/// Configuration files of a component, in the order in which they are looked for.
-const CONFIGS: &[&str] = &["config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json"];
+use crate::source::{Source, Understood, brief};
+use crate::view::Views;
+use crate::{Request, compose};
 
 /// A checkpoint whose configuration is understood.
 pub struct Checkpoint {
-    /// Its folder.
+    /// Its folder or file, for messages.
     pub path: PathBuf,
     /// Name of its family.
     pub family: &'static str,
     /// What its configuration means.
     pub model: Box<dyn Model>,
+    /// Folders of its components, where they have one.
+    pub folders: BTreeMap<String, PathBuf>,
+    /// What `model_index.json` says.
+    pub index: Option<Json>,
+    /// Components that come from elsewhere than the rest, and from where.
+    pub provenance: BTreeMap<String, String>,
+    /// How foreign names were understood.
+    pub read: Understood,
 }
 
+/// What each component offers: tensors, or why there are none.
+pub type Offers = BTreeMap<String, Result<Views, ExportError>>;
+
 impl Checkpoint {
-    /// Opens the checkpoint in `path`; no weights are touched.
+    /// Opens what is asked for; of the weights, only headers are read.
     ///
     /// # Errors
-    /// [`ExportError::Io`], [`ExportError::Json`], [`ExportError::UnknownFamily`], [`ExportError::Config`].
-    pub fn open(path: &Path) -> Result<Self, ExportError> {
-        let configs = configs(path)?;
-        let Some(family) = detect(&configs) else {
-            let class = configs.index.as_ref().map(|index| index.get("_class_name"));
-            let found = match class {
-                None => "no model_index.json".to_owned(),
-                Some(None) => "no `_class_name`".to_owned(),
-                Some(Some(class)) => brief(class),
-            };
-            let known = FAMILIES.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
-            return Err(ExportError::UnknownFamily { path: path.to_path_buf(), known, found });
-        };
-        let model =
-            family.open(&configs).map_err(|e| ExportError::Config { path: path.to_path_buf(), source: Box::new(e) })?;
-        Ok(Self { path: path.to_path_buf(), family: family.name(), model })
+    /// [`ExportError`], naming the file and what in it.
+    pub fn open(request: &Request) -> Result<(Self, Offers), ExportError> {
+        let path = request.checkpoint.clone();
+        let mut source = compose::source(request)?;
+        if let Some(prediction) = &request.prediction_type {
+            predict(&path, &mut source, prediction)?;
+        }
+        let mut configs = Configs { index: source.index.clone(), ..Configs::default() };
+        let (mut offers, mut folders, mut renamed, mut read) =
+            (Offers::new(), BTreeMap::new(), Vec::new(), source.read);
+        for (name, component) in source.components {
+            match component.views(&name, request.variant.as_deref()) {
+                Ok(None) => {}
+                Ok(Some((views, renaming))) => {
+                    let shapes = views.iter().map(|(tensor, view)| (format!("{name}/{tensor}"), view.ty.shape.clone()));
+                    configs.tensors.extend(shapes);
+                    renamed.extend(renaming.map(|layout| (name.clone(), format!("{name}: {layout}"))));
+                    offers.insert(name.clone(), Ok(views));
+                }
+                Err(error) => {
+                    offers.insert(name.clone(), Err(error));
+                }
+            }
+            let files = component.files.into_iter().map(|(file, json)| (format!("{name}/{file}"), json));
+            configs.files.extend(files);
+            folders.extend(component.folder.map(|folder| (name.clone(), folder)));
+            configs.components.insert(name, component.config);
+        }
+        let (family, model) = understand(&path, &configs)?;
+        let wanted = model.components();
+        let provenance =
+            source.provenance.into_iter().filter(|(name, _)| configs.components.contains_key(name)).collect();
+        read.layouts.retain(|l| {
+            l.split_once(':').is_none_or(|(c, _)| !offers.contains_key(c) || wanted.iter().any(|w| w == c))
+        });
+        Ok((Self { path, family, model, folders, index: configs.index, provenance, read }, offers))
     }
-}
 
-impl Checkpoint {
+    /// Where `component/name` lies.
+    pub fn file(&self, name: &str) -> PathBuf {
+        let folder = name.split_once('/').and_then(|(component, file)| Some(self.folders.get(component)?.join(file)));
+        folder.unwrap_or_else(|| self.path.join(name))
+    }
+
     /// How its parts play together.
     ///
     /// # Errors
@@ -64,54 +94,34 @@ impl Checkpoint {
     }
 }
 
-/// Every JSON file a family may ask for.
-fn configs(path: &Path) -> Result<Configs, ExportError> {
-    let mut configs = Configs::default();
-    for name in entries(path)? {
-        let inner = path.join(&name);
-        if name == "model_index.json" {
-            configs.index = Some(json(&inner)?);
-        } else if inner.is_dir() {
-            let file = CONFIGS.iter().map(|file| inner.join(file)).find(|file| file.exists());
-            let known = inner.join("vocab.json").exists();
-            for file in FURTHER_FILES.iter().filter(|file| !(known && **file == "tokenizer.json")) {
-                let further = inner.join(file);
-                if further.exists() {
-                    configs.files.insert(format!("{name}/{file}"), json(&further)?);
-                }
-            }
-            configs.components.insert(name, file.map(|file| json(&file)).transpose()?);
-        }
-    }
-    Ok(configs)
+/// The family of these files, and what they mean.
+fn understand(path: &Path, configs: &Configs) -> Result<(&'static str, Box<dyn Model>), ExportError> {
+    let Some(family) = detect(configs) else {
+        let class = configs.index.as_ref().map(|index| index.get("_class_name"));
+        let found = match class {
+            None => "no model_index.json".to_owned(),
+            Some(None) => "no `_class_name`".to_owned(),
+            Some(Some(class)) => brief(class),
+        };
+        let known = FAMILIES.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
+        return Err(ExportError::UnknownFamily { path: path.to_path_buf(), known, found });
+    };
+    let wrong = |e| ExportError::Config { path: path.to_path_buf(), source: Box::new(e) };
+    Ok((family.name(), family.open(configs).map_err(wrong)?))
 }
 
-/// Names in a folder, sorted; names that are not UTF-8 are never ours.
-pub(crate) fn entries(path: &Path) -> Result<Vec<String>, ExportError> {
-    let io = |source| ExportError::Io { path: path.to_path_buf(), source };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path).map_err(io)? {
-        if names.len() == MAX_ENTRIES {
-            let expected = format!("a checkpoint folder of at most {MAX_ENTRIES} entries");
-            return Err(ExportError::Weights { path: path.to_path_buf(), expected, found: "more".to_owned() });
-        }
-        names.extend(entry.map_err(io)?.file_name().into_string());
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// A JSON file of bounded size.
-pub(crate) fn json(path: &Path) -> Result<Json, ExportError> {
-    let bytes = read_bounded(path, MAX_JSON).map_err(|source| ExportError::Io { path: path.to_path_buf(), source })?;
-    parse_strict(&bytes).map_err(|source| ExportError::Json { path: path.to_path_buf(), source })
-}
-
-/// JSON short enough for a message.
-pub(crate) fn brief(value: &Json) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+/// Says what the network predicts, whatever its noise schedule said.
+fn predict(path: &Path, source: &mut Source, prediction: &str) -> Result<(), ExportError> {
+    let config = source.components.get_mut("scheduler").and_then(|c| c.config.as_mut()).and_then(Json::as_object_mut);
+    let Some(config) = config else {
+        let (expected, found) = ("a noise schedule, whose prediction type could be changed", "no scheduler/");
+        return Err(ExportError::Weights {
+            path: path.to_path_buf(),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        });
+    };
+    config.insert("prediction_type".to_owned(), Json::from(prediction));
+    source.read.assumed.retain(|what| !what.starts_with("prediction_type"));
+    Ok(())
 }

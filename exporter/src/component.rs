@@ -8,45 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 use vldm_graphs::bundle::files::is_plain_relative;
-use vldm_graphs::weights::{Location, WeightError, WeightSource, WeightType};
 
-use crate::checkpoint::{brief, entries, json};
 use crate::error::ExportError;
-use crate::safetensors::Safetensors;
+use crate::mapped::Mapped;
+use crate::source::{brief, entries, json};
+use crate::view::{View, Views};
 
 /// Most files of one component.
 const MAX_SHARDS: usize = 999;
-
-/// The opened weights of a component.
-#[derive(Debug)]
-pub struct Component {
-    shards: Vec<Shard>,
-    /// Shard of each tensor.
-    index: BTreeMap<String, usize>,
-}
-
-/// One file of a component.
-#[derive(Debug)]
-pub struct Shard {
-    /// Where it lies now.
-    pub source: PathBuf,
-    /// Where it will lie in the bundle.
-    pub file: String,
-    tensors: Safetensors,
-}
-
-impl Shard {
-    /// Size of the file when it was opened, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.tensors.file_size()
-    }
-
-    /// Where it lay in the checkpoint: `component/file`.
-    pub fn described(&self, component: &str) -> String {
-        let file = self.source.file_name().unwrap_or_default().to_string_lossy();
-        format!("{component}/{file}")
-    }
-}
 
 /// A complete set of weights that a folder offers.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,78 +25,51 @@ struct Candidate {
     sharded: bool,
 }
 
-impl Component {
-    /// Opens the weights in `folder`, which will be `weights/NAME.safetensors` (or `weights/NAME-k-of-n.safetensors`)
-    /// in the bundle. With a `variant` such as `fp16`, that one is taken where the folder has it.
-    ///
-    /// # Errors
-    /// [`ExportError::Weights`] when there is no set of weights or no telling which; [`ExportError::Safetensors`].
-    pub fn open(folder: &Path, name: &str, variant: Option<&str>) -> Result<Self, ExportError> {
-        let chosen = choose(candidates(&entries(folder)?), folder, variant)?;
-        let path = folder.join(&chosen.name);
-        let files = if chosen.sharded { shards(folder, &path)? } else { vec![path] };
-        let mut component = Self { shards: Vec::new(), index: BTreeMap::new() };
-        let count = files.len();
-        for (k, source) in files.into_iter().enumerate() {
-            let file = match count {
-                1 => format!("weights/{name}.safetensors"),
-                n => format!("weights/{name}-{:05}-of-{n:05}.safetensors", k + 1),
-            };
-            let tensors = Safetensors::open(&source, &file)?;
-            for tensor in tensors.names() {
-                if component.index.contains_key(&tensor) {
-                    let (expected, found) = ("each tensor in one file".to_owned(), format!("`{tensor}` once more"));
-                    return Err(ExportError::Weights { path: source, expected, found });
-                }
-                component.index.insert(tensor, k);
+/// Opens the weights in `folder`, which will be `weights/NAME.safetensors` (or `weights/NAME-k-of-n.safetensors`) in the
+/// bundle. With a `variant` such as `fp16`, that one is taken where the folder has it.
+///
+/// # Errors
+/// [`ExportError::Weights`] when there is no set of weights or no telling which; [`ExportError::Safetensors`].
+pub fn open(folder: &Path, name: &str, variant: Option<&str>) -> Result<Views, ExportError> {
+    let chosen = choose(candidates(&entries(folder)?), folder, variant)?;
+    let path = folder.join(&chosen.name);
+    let files = if chosen.sharded { shards(folder, &path)? } else { vec![path] };
+    let (mut views, count) = (Views::new(), files.len());
+    for (k, source) in files.into_iter().enumerate() {
+        let file = match count {
+            1 => format!("weights/{name}.safetensors"),
+            n => format!("weights/{name}-{:05}-of-{n:05}.safetensors", k + 1),
+        };
+        for (tensor, view) in View::all(&Mapped::open(&source, file, name)?) {
+            if views.contains_key(&tensor) {
+                let (expected, found) = ("each tensor in one file".to_owned(), format!("`{tensor}` once more"));
+                return Err(ExportError::Weights { path: source, expected, found });
             }
-            component.shards.push(Shard { source, file, tensors });
+            views.insert(tensor, view);
         }
-        if chosen.sharded {
-            component.check_index(folder, &chosen.name)?;
-        }
-        Ok(component)
     }
-
-    /// Its files.
-    pub fn shards(&self) -> &[Shard] {
-        &self.shards
+    if chosen.sharded {
+        check_index(&views, folder, &chosen.name)?;
     }
-
-    fn shard(&self, tensor: &str) -> Option<&Safetensors> {
-        self.index.get(tensor).map(|&k| &self.shards[k].tensors)
-    }
-
-    /// Every tensor must be in the file that the index names.
-    fn check_index(&self, folder: &Path, index: &str) -> Result<(), ExportError> {
-        for (tensor, file) in weight_map(&json(&folder.join(index))?, &folder.join(index))? {
-            let source = self.index.get(&tensor).map(|&k| &self.shards[k].source);
-            if source != Some(&folder.join(&file)) {
-                let expected = format!("tensor `{tensor}`, as {index} says");
-                let found = source.map_or("none".to_owned(), |s| format!("it in {}", s.display()));
-                return Err(ExportError::Weights { path: folder.join(file), expected, found });
-            }
-        }
-        Ok(())
-    }
+    Ok(views)
 }
 
-impl WeightSource for Component {
-    fn ty(&self, name: &str) -> Option<WeightType> {
-        self.shard(name)?.ty(name)
-    }
+/// Whether `folder` has weights at all.
+pub fn offers(folder: &Path) -> bool {
+    entries(folder).is_ok_and(|names| !candidates(&names).is_empty())
+}
 
-    fn location(&self, name: &str) -> Option<Location> {
-        self.shard(name)?.location(name)
+/// Every tensor must be in the file that the index names.
+fn check_index(views: &Views, folder: &Path, index: &str) -> Result<(), ExportError> {
+    for (tensor, file) in weight_map(&json(&folder.join(index))?, &folder.join(index))? {
+        let source = views.get(&tensor).map(|view| &view.file.source);
+        if source != Some(&folder.join(&file)) {
+            let expected = format!("tensor `{tensor}`, as {index} says");
+            let found = source.map_or("none".to_owned(), |s| format!("it in {}", s.display()));
+            return Err(ExportError::Weights { path: folder.join(file), expected, found });
+        }
     }
-
-    fn load(&self, name: &str) -> Result<Vec<f32>, WeightError> {
-        self.shard(name).ok_or_else(|| WeightError::Missing { name: name.to_owned() })?.load(name)
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.index.keys().cloned().collect()
-    }
+    Ok(())
 }
 
 /// The sets of weights among the file names of a folder.
@@ -263,10 +205,10 @@ mod tests {
         write(dir.path(), "m-00002-of-00002.safetensors", &["c"]);
         let map = r#"{"weight_map":{"a":"m-00001-of-00002.safetensors","c":"m-00002-of-00002.safetensors"}}"#;
         fs::write(dir.path().join("m.safetensors.index.json"), map).unwrap();
-        let component = Component::open(dir.path(), "unet", None).unwrap();
-        assert_eq!(component.names(), ["a", "b", "c"]);
-        assert_eq!(component.location("c").unwrap().file, "weights/unet-00002-of-00002.safetensors");
-        assert_eq!(component.load("c").unwrap(), [0.0]);
+        let views = open(dir.path(), "unet", None).unwrap();
+        assert_eq!(views.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(views["c"].file.file, "weights/unet-00002-of-00002.safetensors");
+        assert_eq!(views["c"].load().unwrap(), [0.0]);
     }
 
     #[test]
@@ -276,7 +218,7 @@ mod tests {
         write(dir.path(), "b.x-00002-of-00002.safetensors", &["a", "b"]);
         let message = |index: &str| {
             fs::write(dir.path().join("m.safetensors.index.json"), index).unwrap();
-            Component::open(dir.path(), "unet", None).unwrap_err().to_string()
+            open(dir.path(), "unet", None).unwrap_err().to_string()
         };
         for (index, wanted) in [
             ("[]", "expected an object `weight_map`"),

@@ -7,6 +7,8 @@ use vldm_graphs::families::ConfigError;
 use vldm_graphs::nn::BuildError;
 use vldm_graphs::onnx::OnnxError;
 
+use crate::layouts::LayoutError;
+use crate::lora::LoraError;
 use crate::safetensors::SafetensorsError;
 
 /// Why a checkpoint cannot be exported. Nothing has been written when it is returned.
@@ -56,6 +58,44 @@ pub enum ExportError {
         expected: String,
         /// What is there.
         found: String,
+    },
+    /// No layout names its tensors like this file.
+    #[error("{}: expected a checkpoint folder, or one file of: {known}; found {found}", path.display())]
+    UnknownLayout {
+        /// The file.
+        path: PathBuf,
+        /// Layouts there are.
+        known: String,
+        /// One of its tensors.
+        found: String,
+    },
+    /// A file is not what its tensors' names promise.
+    #[error("{}: {source}", path.display())]
+    Layout {
+        /// The file or folder.
+        path: PathBuf,
+        /// Tensor, expectation and finding.
+        source: Box<LayoutError>,
+    },
+    /// Layers of two checkpoints do not fit each other.
+    #[error("{}: {key} is {found}, but the layers that it is to work with have {expected}", path.display())]
+    Graft {
+        /// The checkpoint whose layers were to be used.
+        path: PathBuf,
+        /// File and key.
+        key: String,
+        /// What the other checkpoint has.
+        expected: String,
+        /// What this one has.
+        found: String,
+    },
+    /// A low-rank adaptation cannot be merged.
+    #[error("{}: {source}", path.display())]
+    Lora {
+        /// Its file, or the file of merged tensors.
+        path: PathBuf,
+        /// Layer, expectation and finding.
+        source: Box<LoraError>,
     },
     /// A safetensors file is refused.
     #[error(transparent)]

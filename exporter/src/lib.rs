@@ -13,31 +13,39 @@
 
 mod checkpoint;
 mod component;
+mod compose;
 mod error;
+mod layouts;
+mod lora;
+mod mapped;
 mod parts;
 mod place;
 mod report;
 mod safetensors;
+mod source;
+mod view;
 mod weights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use place::Target;
-use vldm_graphs::bundle::{FORMAT, Manifest};
+use vldm_graphs::bundle::{FORMAT, Manifest, Merged, Provenance};
 
-pub use checkpoint::Checkpoint;
-pub use component::Component;
+use checkpoint::Checkpoint;
+use weights::Weights;
+
 pub use error::ExportError;
+pub use layouts::LayoutError;
+pub use lora::{Lora, LoraError, parse as parse_lora};
 pub use place::LinkMode;
 pub use report::{PartReport, Report, WeightReport};
-pub use safetensors::{Safetensors, SafetensorsError};
-pub use weights::Weights;
+pub use safetensors::SafetensorsError;
 
 /// What to export, where to, and how.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Folder of the checkpoint.
+    /// Folder or single file of the checkpoint.
     pub checkpoint: PathBuf,
     /// Folder of the bundle, which must not exist yet.
     pub out: PathBuf,
@@ -47,13 +55,34 @@ pub struct Request {
     pub force: bool,
     /// Weights to prefer where a component has several sets, such as `fp16`.
     pub variant: Option<String>,
+    /// What the network predicts, where the checkpoint does not say it or says it wrongly: `epsilon`, `v_prediction`.
+    pub prediction_type: Option<String>,
+    /// Folder with the vocabulary of the text encoder, which single files lack.
+    pub tokenizer: Option<PathBuf>,
+    /// Checkpoint whose UNet, autoencoder and text encoder replace those of `checkpoint`.
+    pub spatial: Option<PathBuf>,
+    /// Temporal layers to put into `checkpoint`: a video checkpoint, or motion modules (folder or file).
+    pub temporal: Option<PathBuf>,
+    /// Low-rank adaptations to merge, in this order.
+    pub loras: Vec<Lora>,
 }
 
 impl Request {
     /// A request with the defaults: copy, never replace, no variant.
     pub fn new(checkpoint: &Path, out: &Path) -> Self {
         let (checkpoint, out) = (checkpoint.to_path_buf(), out.to_path_buf());
-        Self { checkpoint, out, link: LinkMode::default(), force: false, variant: None }
+        Self {
+            checkpoint,
+            out,
+            link: LinkMode::default(),
+            force: false,
+            variant: None,
+            prediction_type: None,
+            tokenizer: None,
+            spatial: None,
+            temporal: None,
+            loras: Vec::new(),
+        }
     }
 }
 
@@ -63,8 +92,9 @@ impl Request {
 /// [`ExportError`], naming the file and what in it; nothing is then left behind.
 pub fn export(request: &Request) -> Result<Report, ExportError> {
     Target::check(&request.out, request.force)?;
-    let checkpoint = Checkpoint::open(&request.checkpoint)?;
-    let weights = Weights::open(&request.checkpoint, &checkpoint.model.components(), request.variant.as_deref())?;
+    let (checkpoint, offers) = Checkpoint::open(request)?;
+    let mut weights = Weights::take(&request.checkpoint, offers, &checkpoint.model.components())?;
+    let loras = weights.merge(&request.loras, checkpoint.index.as_ref())?;
     let parts = parts::build(&checkpoint, &weights)?;
     let cascade = checkpoint.cascade()?;
 
@@ -76,20 +106,15 @@ pub fn export(request: &Request) -> Result<Report, ExportError> {
         parts: BTreeMap::new(),
         weights: BTreeMap::new(),
         files: BTreeMap::new(),
+        provenance: Provenance { components: checkpoint.provenance.clone(), loras, ..Provenance::default() },
         cascade,
     };
     for part in &parts {
         manifest.parts.insert(part.name.clone(), part.write(&target)?);
     }
-    for (component, shard) in weights.components().flat_map(|(name, c)| c.shards().iter().map(move |s| (name, s))) {
-        if manifest.parts.values().any(|part| part.weights.contains(&shard.file)) {
-            let placed = target.place(shard, request.link, shard.described(component))?;
-            tracing::debug!(file = shard.file, bytes = placed.bytes, linked = placed.linked, "weights placed");
-            manifest.weights.insert(shard.file.clone(), placed);
-        }
-    }
+    place_weights(&mut manifest, &weights, &target, request.link)?;
     for resource in checkpoint.model.resources() {
-        let (path, placed) = target.resource(&checkpoint.path, &resource)?;
+        let (path, placed) = target.resource(&checkpoint, &resource)?;
         manifest.files.insert(path, placed);
     }
     manifest.write(target.folder())?;
@@ -97,4 +122,33 @@ pub fn export(request: &Request) -> Result<Report, ExportError> {
     let report = Report::new(request, &checkpoint, &weights, &parts, &manifest);
     tracing::info!(parts = report.parts.len(), bytes = report.weight_bytes, "exported");
     Ok(report)
+}
+
+/// Puts the weight files that parts use into the bundle.
+fn place_weights(
+    manifest: &mut Manifest,
+    weights: &Weights,
+    target: &Target,
+    link: LinkMode,
+) -> Result<(), ExportError> {
+    let used: BTreeSet<String> = manifest.parts.values().flat_map(|part| part.weights.iter().cloned()).collect();
+    for (file, mapped) in weights.files().into_iter().filter(|(file, _)| used.contains(*file)) {
+        let placed = target.place(mapped, link)?;
+        tracing::debug!(file, bytes = placed.bytes, linked = placed.linked, "weights placed");
+        manifest.weights.insert(file.to_owned(), placed);
+    }
+    for merged in weights.merged().filter(|merged| used.contains(&merged.file)) {
+        let mut base = BTreeMap::new();
+        for view in merged.bases() {
+            base.entry(view.file.described.clone()).or_insert_with(|| match manifest.weights.get(&view.file.file) {
+                Some(placed) => placed.blake3.clone(),
+                None => blake3::hash(view.file.bytes()).to_hex().to_string(),
+            });
+        }
+        let placed = target.merged(merged, base.keys().cloned().collect::<Vec<_>>().join(", "))?;
+        tracing::debug!(file = merged.file, bytes = placed.bytes, "weights merged");
+        manifest.weights.insert(merged.file.clone(), placed);
+        manifest.provenance.merged.insert(merged.file.clone(), Merged { tensors: merged.len(), base });
+    }
+    Ok(())
 }

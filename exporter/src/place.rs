@@ -1,7 +1,7 @@
 //! The bundle folder on disk: built beside the target under another name, flushed, then renamed into place.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -10,9 +10,11 @@ use vldm_graphs::bundle::{MANIFEST, WeightFile, digest, files};
 
 use vldm_graphs::families::Resource;
 
-use crate::checkpoint::json;
-use crate::component::Shard;
+use crate::checkpoint::Checkpoint;
 use crate::error::ExportError;
+use crate::lora::{LoraError, MergedFile};
+use crate::mapped::Mapped;
+use crate::source::json;
 
 /// Folder of the files that are neither graphs nor weights.
 const RESOURCES: &str = "files";
@@ -89,33 +91,57 @@ impl Target {
         Ok(blake3::hash(bytes).to_hex().to_string())
     }
 
-    /// Puts the file of `shard` where its bundle name says; `source` is the name to show to people.
+    /// Puts a weights file where its bundle name says.
     ///
     /// # Errors
     /// [`ExportError::Io`]; [`ExportError::Changed`] when the file is no longer the one that was opened.
-    pub fn place(&self, shard: &Shard, mode: LinkMode, source: String) -> Result<WeightFile, ExportError> {
-        let to = self.folder().join(&shard.file);
-        let io = |source| ExportError::Io { path: shard.source.clone(), source };
+    pub fn place(&self, weights: &Mapped, mode: LinkMode) -> Result<WeightFile, ExportError> {
+        let to = self.folder().join(&weights.file);
+        let io = |source| ExportError::Io { path: weights.source.clone(), source };
         fs::create_dir_all(parent(&to)).map_err(io)?;
         // The name in the checkpoint may itself be a symbolic link, as in the cache of a model hub.
-        let from = shard.source.canonicalize().map_err(io)?;
+        let from = weights.source.canonicalize().map_err(io)?;
         let linked = mode == LinkMode::HardLink && fs::hard_link(&from, &to).is_ok();
         if !linked {
             copy(&from, &to).map_err(io)?;
         }
         let (bytes, blake3) = digest(&to).map_err(io)?;
-        if bytes != shard.bytes() {
-            return Err(ExportError::Changed { path: from, expected: shard.bytes(), found: bytes });
+        let expected = weights.bytes().len() as u64;
+        if bytes != expected {
+            return Err(ExportError::Changed { path: from, expected, found: bytes });
         }
-        Ok(WeightFile { bytes, blake3, source, linked })
+        Ok(WeightFile { bytes, blake3, source: weights.described.clone(), linked })
+    }
+
+    /// Writes a file of merged tensors; `source` says what they were merged from.
+    ///
+    /// # Errors
+    /// [`ExportError::Io`], [`ExportError::Lora`] when a merged number cannot be stored.
+    pub fn merged(&self, merged: &MergedFile, source: String) -> Result<WeightFile, ExportError> {
+        let path = self.folder().join(&merged.file);
+        let wrong = |e: io::Error| match e.get_ref().and_then(|e| e.downcast_ref::<LoraError>()) {
+            Some(lora) => ExportError::Lora { path: PathBuf::from(&merged.file), source: Box::new(lora.clone()) },
+            None => ExportError::Io { path: path.clone(), source: e },
+        };
+        let write = || {
+            fs::create_dir_all(parent(&path))?;
+            let mut out =
+                Digested { out: io::BufWriter::new(File::create_new(&path)?), hasher: blake3::Hasher::new(), bytes: 0 };
+            merged.write(&mut out)?;
+            out.out.flush()?;
+            out.out.get_ref().sync_all()?;
+            Ok((out.bytes, out.hasher.finalize().to_hex().to_string()))
+        };
+        let (bytes, blake3) = write().map_err(wrong)?;
+        Ok(WeightFile { bytes, blake3, source, linked: false })
     }
 
     /// Puts a resource of `checkpoint` into the bundle and gives its path there.
     ///
     /// # Errors
     /// [`ExportError::Io`].
-    pub fn resource(&self, checkpoint: &Path, resource: &Resource) -> Result<(String, WeightFile), ExportError> {
-        let from = checkpoint.join(&resource.source);
+    pub fn resource(&self, checkpoint: &Checkpoint, resource: &Resource) -> Result<(String, WeightFile), ExportError> {
+        let from = checkpoint.file(&resource.source);
         let bytes = match &resource.content {
             Some(made) => made.clone(),
             None => {
@@ -152,6 +178,26 @@ impl Target {
             return Err(io(source));
         }
         files::sync_folder(above).map_err(io)
+    }
+}
+
+/// A file that is hashed while it is written.
+struct Digested {
+    out: io::BufWriter<File>,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Write for Digested {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

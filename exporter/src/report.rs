@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vldm_graphs::bundle::Manifest;
+use vldm_graphs::bundle::{Manifest, Provenance};
 
 use crate::checkpoint::Checkpoint;
 use crate::parts::Built;
@@ -30,6 +30,14 @@ pub struct Report {
     pub ignored_keys: Vec<String>,
     /// Tensors of the checkpoint that no part uses, as `component/name`.
     pub unused_tensors: Vec<String>,
+    /// What was merged or put together.
+    pub provenance: Provenance,
+    /// Layouts whose names were understood, as `file or component: layout`.
+    pub layouts: Vec<String>,
+    /// What the checkpoint does not say and was taken from the published models, as `what: assumption`.
+    pub assumed: Vec<String>,
+    /// Tensors of single files that belong to nothing that is exported, such as the state of a training.
+    pub ignored_tensors: usize,
 }
 
 /// One exported network.
@@ -78,6 +86,10 @@ impl Report {
             copied_instead: request.link == LinkMode::HardLink && manifest.weights.values().any(|w| !w.linked),
             ignored_keys: checkpoint.model.ignored_keys(),
             unused_tensors: weights.unused(),
+            provenance: manifest.provenance.clone(),
+            layouts: checkpoint.read.layouts.clone(),
+            assumed: checkpoint.read.assumed.clone(),
+            ignored_tensors: checkpoint.read.ignored_tensors,
         }
     }
 }
@@ -89,8 +101,27 @@ impl fmt::Display for Report {
             writeln!(f, "  {:<16} {:>5} nodes {:>9} bytes", part.name, part.nodes, part.bytes)?;
         }
         for weights in &self.weights {
-            let how = if weights.linked { "linked from" } else { "copied from" };
+            let how = match (weights.linked, self.provenance.merged.contains_key(&weights.file)) {
+                (true, _) => "linked from",
+                (false, true) => "merged from",
+                (false, false) => "copied from",
+            };
             writeln!(f, "  {:<40} {:>9} bytes, {how} {}", weights.file, weights.bytes, weights.source)?;
+        }
+        for (component, from) in &self.provenance.components {
+            writeln!(f, "  {component} from {from}")?;
+        }
+        for lora in &self.provenance.loras {
+            writeln!(f, "  merged {} at {} into {} tensors", lora.file, lora.scale, lora.tensors)?;
+        }
+        for layout in &self.layouts {
+            writeln!(f, "note: names read as {layout}")?;
+        }
+        for assumed in &self.assumed {
+            writeln!(f, "note: assumed {assumed}")?;
+        }
+        if self.ignored_tensors > 0 {
+            writeln!(f, "note: left out {} tensors that belong to no network", self.ignored_tensors)?;
         }
         if self.copied_instead {
             writeln!(f, "note: some weights could not be linked and were copied")?;

@@ -1,20 +1,17 @@
-//! One `.safetensors` file, memory-mapped: names, types and places of its tensors, every claim of the header checked
-//! against the file before anything uses it. The only file of this crate with `unsafe` in it (the mapping).
+//! The `.safetensors` format: names, types and places of tensors, every claim of the header checked against the file
+//! before anything uses it.
 //!
 //! Source: format description in the `safetensors` README; limits of its Rust reader (100 MB header).
-#![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 use vldm_graphs::ir::DType;
-use vldm_graphs::weights::{Location, WeightError, WeightSource, WeightType};
+use vldm_graphs::weights::WeightType;
 
 /// Largest header that is read, in bytes.
 const MAX_HEADER: u64 = 100 << 20;
@@ -29,14 +26,6 @@ const METADATA: &str = "__metadata__";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SafetensorsError {
-    /// It cannot be opened or mapped.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
     /// The header as a whole is wrong.
     #[error("{}: safetensors header: expected {expected}, found {found}", path.display())]
     Header {
@@ -61,79 +50,32 @@ pub enum SafetensorsError {
     },
 }
 
-/// A mapped safetensors file.
-#[derive(Debug)]
-pub struct Safetensors {
-    /// Where it will lie in the bundle.
-    name: String,
-    map: memmap2::Mmap,
-    tensors: BTreeMap<String, Entry>,
+/// What a file holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Its tensors; their bytes lie inside the file.
+    pub tensors: BTreeMap<String, Entry>,
+    /// Free text beside them.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// A checked tensor: its bytes lie inside the file.
-#[derive(Debug)]
-struct Entry {
-    ty: WeightType,
-    bytes: Range<usize>,
-}
-
-impl Safetensors {
-    /// Maps `path` and checks its header; tensors are located in the file `name` of the bundle.
-    ///
-    /// Accepted is exactly: a header of at most 100 MB, each name once, offsets in range, bytes = elements × size,
-    /// and data that cover the rest of the file without hole or overlap.
-    ///
-    /// # Errors
-    /// [`SafetensorsError`], naming the file and, where there is one, the tensor.
-    pub fn open(path: &Path, name: &str) -> Result<Self, SafetensorsError> {
-        let io = |source| SafetensorsError::Io { path: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io)?;
-        let meta = file.metadata().map_err(io)?;
-        if !meta.is_file() {
-            return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")));
-        }
-        // SAFETY: the mapping is private, read-only, and only ever read as plain bytes, for which every bit pattern is
-        // valid. Writing to the file meanwhile changes numbers, and cutting it short ends the process, as with every
-        // reader of a mapped file; both need the owner of the checkpoint to do it.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        let tensors = read_header(&map, path)?;
-        Ok(Self { name: name.to_owned(), map, tensors })
-    }
-
-    /// Size of the file when it was opened, in bytes.
-    pub fn file_size(&self) -> u64 {
-        self.map.len() as u64
-    }
-}
-
-impl WeightSource for Safetensors {
-    fn ty(&self, name: &str) -> Option<WeightType> {
-        self.tensors.get(name).map(|entry| entry.ty.clone())
-    }
-
-    fn location(&self, name: &str) -> Option<Location> {
-        let Range { start, end } = self.tensors.get(name)?.bytes;
-        Some(Location { file: self.name.clone(), offset: start as u64, length: (end - start) as u64 })
-    }
-
-    fn load(&self, name: &str) -> Result<Vec<f32>, WeightError> {
-        let entry = self.tensors.get(name).ok_or_else(|| WeightError::Missing { name: name.to_owned() })?;
-        let bytes = &self.map[entry.bytes.clone()];
-        match entry.ty.dtype {
-            DType::F32 => Ok(bytes.as_chunks().0.iter().map(|&c| f32::from_le_bytes(c)).collect()),
-            DType::F16 => Ok(bytes.as_chunks().0.iter().map(|&c| f16::from_le_bytes(c).to_f32()).collect()),
-            DType::Bf16 => Ok(bytes.as_chunks().0.iter().map(|&c| bf16::from_le_bytes(c).to_f32()).collect()),
-            dtype => Err(WeightError::NotFloat { name: name.to_owned(), dtype }),
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
-    }
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Type and shape.
+    pub ty: WeightType,
+    /// Where in the file.
+    pub bytes: Range<usize>,
 }
 
 /// Checks the whole header against the file and places every tensor.
-fn read_header(file: &[u8], path: &Path) -> Result<BTreeMap<String, Entry>, SafetensorsError> {
+///
+/// Accepted is exactly: a header of at most 100 MB, each name once, offsets in range, bytes = elements × size, and data
+/// that cover the rest of the file without hole or overlap.
+///
+/// # Errors
+/// [`SafetensorsError`], naming the file `path` and, where there is one, the tensor.
+pub fn read_header(file: &[u8], path: &Path) -> Result<Contents, SafetensorsError> {
     let header = |expected: &str, found: String| SafetensorsError::Header {
         path: path.to_path_buf(),
         expected: expected.to_owned(),
@@ -153,7 +95,7 @@ fn read_header(file: &[u8], path: &Path) -> Result<BTreeMap<String, Entry>, Safe
         serde_json::from_slice(json).map_err(|e| header("JSON with one entry for each tensor", e.to_string()))?;
     let data_start = file.len() - data.len();
     let mut placed = BTreeMap::new();
-    for (name, raw) in entries.0 {
+    for (name, raw) in entries.tensors {
         let entry = raw.check(data_start, data.len()).map_err(|(expected, found)| SafetensorsError::Tensor {
             path: path.to_path_buf(),
             tensor: shortened(&name),
@@ -163,7 +105,7 @@ fn read_header(file: &[u8], path: &Path) -> Result<BTreeMap<String, Entry>, Safe
         placed.insert(name, entry);
     }
     check_cover(&placed, data_start, file.len(), path)?;
-    Ok(placed)
+    Ok(Contents { tensors: placed, metadata: entries.metadata })
 }
 
 /// In the order of their offsets, tensors must touch each other, the header and the end of the file.
@@ -247,28 +189,32 @@ fn shortened(name: &str) -> String {
 }
 
 /// The header's entries; a name that occurs twice is an error, which a map would hide.
-struct RawHeader(BTreeMap<String, RawEntry>);
+#[derive(Default)]
+struct RawHeader {
+    tensors: BTreeMap<String, RawEntry>,
+    metadata: BTreeMap<String, String>,
+}
 
 impl<'de> Deserialize<'de> for RawHeader {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor).map(Self)
+        deserializer.deserialize_map(HeaderVisitor)
     }
 }
 
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = BTreeMap<String, RawEntry>;
+    type Value = RawHeader;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut entries = BTreeMap::new();
+        let RawHeader { tensors: mut entries, mut metadata } = RawHeader::default();
         while let Some(name) = map.next_key::<String>()? {
             if name == METADATA {
-                map.next_value::<BTreeMap<String, String>>()?;
+                metadata = map.next_value::<BTreeMap<String, String>>()?;
                 continue;
             }
             let entry = map
@@ -282,7 +228,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             }
             entries.insert(name, entry);
         }
-        Ok(entries)
+        Ok(RawHeader { tensors: entries, metadata })
     }
 }
 
@@ -300,42 +246,6 @@ mod tests {
 
     fn message(bytes: &[u8]) -> String {
         read_header(bytes, Path::new("w.safetensors")).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn halves_and_floats_are_read_where_the_header_says() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("w.safetensors");
-        let header = r#"{"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[1],"data_offsets":[10,12]},
-            "a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"h":{"dtype":"F16","shape":[],"data_offsets":[8,10]}} "#;
-        let mut bytes = file(header, 0);
-        let start = bytes.len() as u64;
-        bytes.extend([1.5f32, -2.0].iter().flat_map(|v| v.to_le_bytes()));
-        bytes.extend(f16::from_f32(0.25).to_le_bytes());
-        bytes.extend(bf16::from_f32(3.0).to_le_bytes());
-        std::fs::write(&path, &bytes).unwrap();
-        let s = Safetensors::open(&path, "weights/w.safetensors").unwrap();
-        assert_eq!(s.names(), ["a", "b", "h"]);
-        assert_eq!(s.ty("a").unwrap(), WeightType { dtype: DType::F32, shape: vec![2, 1] });
-        let place = Location { file: "weights/w.safetensors".to_owned(), offset: start + 8, length: 2 };
-        assert_eq!(s.location("h").unwrap(), place);
-        assert_eq!((s.load("a").unwrap(), s.load("h").unwrap()), (vec![1.5, -2.0], vec![0.25]));
-        assert_eq!(s.load("b").unwrap(), [3.0]);
-        assert_eq!(s.load("c").unwrap_err().to_string(), "missing weight `c`");
-    }
-
-    #[test]
-    fn the_official_reader_sees_the_same_tensors_in_the_same_places() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/unet/diffusion_pytorch_model.safetensors");
-        let bytes = std::fs::read(&path).unwrap();
-        let official = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let ours = Safetensors::open(&path, "w").unwrap();
-        assert_eq!(ours.names().len(), official.len());
-        for (name, view) in official.tensors() {
-            let (ty, at) = (ours.ty(&name).unwrap(), ours.location(&name).unwrap());
-            assert_eq!(ty.shape, view.shape(), "{name}");
-            assert!(bytes[at.offset as usize..(at.offset + at.length) as usize] == *view.data(), "{name}");
-        }
     }
 
     #[test]

@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 mod digest;
 pub mod files;
 mod json;
+mod provenance;
 mod scheduler;
 mod validate;
 mod verify;
 
 pub use digest::digest;
 pub use json::parse_strict;
+pub use provenance::{Lora, Merged, Provenance};
 pub use scheduler::{
     AlgorithmType, BetaSchedule, FinalSigmas, PredictionType, Scheduler, SchedulerError, SchedulerKind,
     SigmaInterpolation, SigmaSchedule, Solver, SolverType, TimestepSpacing, TimestepType, VarianceType,
@@ -101,6 +103,9 @@ pub struct Manifest {
     /// Files that the stages read, such as vocabularies, by their path in the bundle: `files/NAME`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, WeightFile>,
+    /// What was merged or put together, if anything was.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
     /// How the parts play together.
     pub cascade: Cascade,
 }

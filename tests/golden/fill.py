@@ -33,12 +33,15 @@ def name_seed(name: str) -> int:
 def weight(file: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A float32 weight that float16 holds exactly, away from its initial value as in no freshly made network.
 
-    Mixing factors are uniform in ±2, norm weights 1 ± 0.1; embeddings and tables of biases have deviation 1, queries and
+    Alphas of low-rank adaptations are 3, mixing factors uniform in ±2, norm weights 1 ± 0.1; embeddings and tables of biases have deviation 1, queries and
     keys 0.4 (so that attention is far from uniform and the number of heads matters; not where heads must be wide), other
-    matrices 0.15, everything else 0.05.
+    matrices 0.15, everything else 0.05. Single files are of wider networks, whose matrices have half of
+    that, lest rounding grows from layer to layer.
     """
     u = uniform(name_seed(f"{file}:{name}"), int(np.prod(shape, dtype=np.int64))).astype(np.float64).reshape(shape)
-    if name.endswith("mix_factor"):
+    if name.endswith(".alpha"):
+        w = 3.0 + 0.0 * u
+    elif name.endswith("mix_factor"):
         w = u * (2.0 / 1.7320508075688772)
     elif name.endswith(".weight") and len(shape) == 1:
         w = 1.0 + 0.1 * u
@@ -48,4 +51,6 @@ def weight(file: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
         w = 0.4 * u
     else:
         w = (0.15 if len(shape) == 2 else 0.05) * u
+    if file == "checkpoint.safetensors" and len(shape) > 1:
+        w = 0.5 * w
     return w.astype(np.float32).astype(np.float16).astype(np.float32)

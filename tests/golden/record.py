@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "demo" / "train"))
 
 import networks  # noqa: E402
 import short  # noqa: E402
-from families import animatediff, clip_text, lavie, modelscope, svd, upscaler, videocrafter  # noqa: E402
+from families import animatediff, clip_text, lavie, lora, modelscope, single_file, svd, upscaler, videocrafter  # noqa: E402
 from model import masked_context  # noqa: E402
 from recorder import Recorder, autoencoder, clips, image_unet, title  # noqa: E402
 from sample import Cascade  # noqa: E402
@@ -42,6 +42,9 @@ FAMILIES = {
     "lavie": (lavie.fixture, lavie.record),
     "videocrafter1": (partial(videocrafter.fixture, relative=True), partial(videocrafter.record, relative=True)),
     "videocrafter2": (partial(videocrafter.fixture, relative=False), partial(videocrafter.record, relative=False)),
+    "ldm1": (partial(single_file.fixture, second=False), partial(single_file.record, second=False)),
+    "ldm2": (partial(single_file.fixture, second=True), partial(single_file.record, second=True)),
+    "lora": (lora.fixture, lora.record),
 }
 
 

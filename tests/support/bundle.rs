@@ -30,7 +30,7 @@ pub fn of(set: &str) -> PathBuf {
     bundle
 }
 
-/// The checkpoint of a set: `demo/`, or a fixture with its weights filled in.
+/// The checkpoint of a set: `demo/`, or a fixture with its weights filled in, a folder or a single file.
 pub fn checkpoint(set: &str) -> PathBuf {
     if set == "demo" {
         return crate::root().join("demo");
@@ -39,5 +39,7 @@ pub fn checkpoint(set: &str) -> PathBuf {
     if folder.exists() {
         fs::remove_dir_all(&folder).unwrap();
     }
-    fixture::checkpoint(set, &folder, Layout::F32)
+    let folder = fixture::checkpoint(set, &folder, Layout::F32);
+    let single = folder.join("checkpoint.safetensors");
+    if single.exists() { single } else { folder }
 }

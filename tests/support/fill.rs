@@ -25,7 +25,9 @@ pub fn name_seed(name: &str) -> u64 {
 /// The weight `name` of `file`, every value exact in half precision; `tests/golden/fill.py` gives the distributions.
 pub fn weight(file: &str, name: &str, shape: &[usize]) -> Vec<f32> {
     let values = uniform(name_seed(&format!("{file}:{name}")), shape.iter().product());
-    let (offset, scale) = if name.ends_with("mix_factor") {
+    let (offset, scale) = if name.strip_suffix(".alpha").is_some() {
+        (3.0, 0.0)
+    } else if name.ends_with("mix_factor") {
         (0.0, 2.0 / SQRT_3)
     } else if name.ends_with(".weight") && shape.len() == 1 {
         (1.0, 0.1)
@@ -40,6 +42,7 @@ pub fn weight(file: &str, name: &str, shape: &[usize]) -> Vec<f32> {
     } else {
         (0.0, if shape.len() == 2 { 0.15 } else { 0.05 })
     };
+    let scale = if file == "checkpoint.safetensors" && shape.len() > 1 { 0.5 * scale } else { scale };
     let round = |u: f32| half::f16::from_f32((offset + scale * f64::from(u)) as f32).to_f32();
     values.into_iter().map(round).collect()
 }

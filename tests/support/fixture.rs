@@ -109,6 +109,21 @@ pub fn edit(path: &Path, mut change: impl FnMut(&str, &mut Vec<f32>)) {
     write(path, &named, half);
 }
 
+/// Names and shapes anew in a float32 safetensors file: `change(name, shape)` may edit both.
+pub fn rename(path: &Path, mut change: impl FnMut(&mut String, &mut Vec<usize>)) {
+    let bytes = fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut weights: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    for (mut name, view) in file.tensors() {
+        let mut shape = view.shape().to_vec();
+        change(&mut name, &mut shape);
+        let values = view.data().as_chunks().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
+        weights.push((name, shape, values));
+    }
+    let named: Vec<Weight> = weights.iter().map(|(n, s, v)| (n.as_str(), s.clone(), v.clone())).collect();
+    write(path, &named, false);
+}
+
 /// Copies a folder, files and folders in it.
 pub fn copy_folder(from: &Path, into: &Path) {
     fs::create_dir_all(into).unwrap();

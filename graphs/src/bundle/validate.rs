@@ -38,6 +38,7 @@ impl Manifest {
                 check.that(self.files.contains_key(file), &key, &"files listed under `files`", file)?;
             }
         }
+        self.provenance.validate(check)?;
         self.cascade.validate(check)
     }
 }
@@ -175,12 +176,18 @@ impl Sampling {
 
 /// The rules of a manifest, each with the sentence for its breach.
 #[derive(Clone, Copy)]
-struct Check<'p> {
+pub(super) struct Check<'p> {
     path: &'p Path,
 }
 
 impl Check<'_> {
-    fn that(self, ok: bool, key: &str, expected: &dyn Display, found: &dyn Display) -> Result<(), BundleError> {
+    pub(super) fn that(
+        self,
+        ok: bool,
+        key: &str,
+        expected: &dyn Display,
+        found: &dyn Display,
+    ) -> Result<(), BundleError> {
         if ok {
             return Ok(());
         }
@@ -188,15 +195,20 @@ impl Check<'_> {
         Err(BundleError::Value { path: self.path.to_path_buf(), key: key.to_owned(), expected, found })
     }
 
-    fn range(self, key: &str, found: usize, range: std::ops::RangeInclusive<usize>) -> Result<(), BundleError> {
+    pub(super) fn range(
+        self,
+        key: &str,
+        found: usize,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> Result<(), BundleError> {
         self.that(range.contains(&found), key, &format!("{}..={}", range.start(), range.end()), &found)
     }
 
-    fn positive(self, key: &str, found: f64) -> Result<(), BundleError> {
+    pub(super) fn positive(self, key: &str, found: f64) -> Result<(), BundleError> {
         self.that(found.is_finite() && found > 0.0, key, &"a positive number", &found)
     }
 
-    fn digest(self, key: &str, found: &str) -> Result<(), BundleError> {
+    pub(super) fn digest(self, key: &str, found: &str) -> Result<(), BundleError> {
         let hex = found.len() == 64 && found.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         self.that(hex, &format!("{key}.blake3"), &"64 lower-case hexadecimal digits", &format!("{found:?}"))
     }
