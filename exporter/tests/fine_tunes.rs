@@ -141,7 +141,7 @@ fn scales_and_alphas_must_be_numbers_and_their_results_must_fit() {
     check(&of((vec![], 1.0), f32::NAN, 1.0), "does not fit");
     check(&of((vec![], 1.0), 0.1, 1e300), "does not fit");
     assert_eq!(parse_lora("a.safetensors:0.5").unwrap(), Lora { path: "a.safetensors".into(), scale: 0.5 });
-    assert_eq!(parse_lora("a.safetensors").unwrap().scale, 1.0);
+    assert_eq!(parse_lora("a.safetensors").unwrap(), Lora { path: "a.safetensors".into(), scale: 1.0 });
     for wrong in ["a:nan", "a:inf", "a:", "a:x"] {
         assert!(parse_lora(wrong).unwrap_err().contains("finite number"), "{wrong}");
     }
