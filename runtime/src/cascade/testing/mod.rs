@@ -52,7 +52,7 @@ pub(crate) fn bundle() -> Manifest {
         parts: parts.into_iter().map(|(name, inputs)| (name.to_owned(), part(name, inputs))).collect(),
         weights: BTreeMap::new(),
         files: BTreeMap::new(),
-        provenance: Default::default(),
+        provenance: vldm_graphs::bundle::Provenance::default(),
         cascade: Cascade {
             labels: vec![label("night", 2), label("crowd", 4)],
             window: 4,
