@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 use vldm_graphs::bundle::files::read_bounded;
-use vldm_graphs::bundle::parse_strict;
+use vldm_graphs::bundle::parse_python;
 use vldm_graphs::families::FURTHER_FILES;
 
 use crate::component;
@@ -178,7 +178,7 @@ pub fn entries(path: &Path) -> Result<Vec<String>, ExportError> {
 /// A JSON file of bounded size.
 pub fn json(path: &Path) -> Result<Json, ExportError> {
     let bytes = read_bounded(path, MAX_JSON).map_err(|source| ExportError::Io { path: path.to_path_buf(), source })?;
-    parse_strict(&bytes).map_err(|source| ExportError::Json { path: path.to_path_buf(), source })
+    parse_python(&bytes).map_err(|source| ExportError::Json { path: path.to_path_buf(), source })
 }
 
 /// JSON short enough for a message.

@@ -15,7 +15,7 @@ mod validate;
 mod verify;
 
 pub use digest::digest;
-pub use json::parse_strict;
+pub use json::{parse_python, parse_strict};
 pub use provenance::{Lora, Merged, Provenance};
 pub use scheduler::{
     AlgorithmType, BetaSchedule, FinalSigmas, PredictionType, Scheduler, SchedulerError, SchedulerKind,

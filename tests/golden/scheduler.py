@@ -5,7 +5,7 @@
 scheduler.json: DDIM. A trajectory starts at x = [1.5, -0.7, 0.25, -2.0]; the pretended network answers
 0.3 x + sin(i + [0, 1, 2, 3]) at step i.
 
-schedulers.json: every class. A trajectory starts at the first four numbers of torch's CPU generator of seed 3, times the
+schedulers.json: every class: the file that it writes without arguments, and trajectories. A trajectory starts at the first four numbers of torch's CPU generator of seed 3, times the
 standard deviation of the start noise, and stochastic schedulers go on with the same generator. The pretended network sees
 the scaled input and answers in the same way; i counts its calls.
 """
@@ -161,7 +161,9 @@ for cls, steps, config, step_args in cases():
     result = run(cls, steps, {k: v for k, v in config.items() if k[0] != "_"}, step_args)
     recorded.append({"config": config, "overrides": step_args, "steps": steps, **result})
 
+classes = sorted({case["config"]["_class_name"] for case in recorded})
+defaults = [getattr(diffusers, cls)().to_json_string() for cls in classes]
 with open("schedulers.json", "w") as f:
-    f.write('{"diffusers":"%s","cases":[\n' % diffusers.__version__)
+    f.write('{"diffusers":"%s","defaults":%s,"cases":[\n' % (diffusers.__version__, json.dumps(defaults)))
     f.write(",\n".join(json.dumps(case, separators=(",", ":")) for case in recorded))
     f.write("\n]}\n")

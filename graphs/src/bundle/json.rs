@@ -14,6 +14,39 @@ pub fn parse_strict(bytes: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice::<Strict>(bytes).map(|strict| strict.0)
 }
 
+/// The same for files that Python wrote: `NaN`, `Infinity` and `-Infinity`, which JSON does not have, become texts of
+/// these names.
+///
+/// # Errors
+/// That of the parser.
+///
+/// Source: Python `json.dumps`; diffusers writes `"lambda_min_clipped": -Infinity`.
+pub fn parse_python(bytes: &[u8]) -> serde_json::Result<Value> {
+    parse_strict(bytes).or_else(|error| parse_strict(&quoted(bytes).ok_or(error)?))
+}
+
+/// The document with Python's words in quotation marks; absent when it has none.
+fn quoted(bytes: &[u8]) -> Option<Vec<u8>> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let (mut out, mut rest, mut inside, mut found) = (Vec::with_capacity(bytes.len() + 16), bytes, false, false);
+    while let Some(&byte) = rest.first() {
+        let word = WORDS.iter().find(|word| !inside && rest.starts_with(word));
+        let length = match word {
+            Some(word) => word.len(),
+            None if inside && byte == b'\\' => 2.min(rest.len()),
+            None => 1,
+        };
+        inside ^= byte == b'"';
+        found |= word.is_some();
+        let mark: &[u8] = if word.is_some() { b"\"" } else { b"" };
+        for part in [mark, &rest[..length], mark] {
+            out.extend_from_slice(part);
+        }
+        rest = &rest[length..];
+    }
+    found.then_some(out)
+}
+
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -90,6 +123,16 @@ mod tests {
     fn a_key_given_twice_is_refused_at_any_depth() {
         let error = parse_strict(b"{\"a\": [{\"b\": 1,\n\"b\": 2}]}").unwrap_err().to_string();
         assert_eq!(error, "key \"b\" is given twice at line 2 column 3");
+    }
+
+    #[test]
+    fn the_infinities_of_python_are_texts() {
+        let text = r#"{"a": -Infinity, "b": "Infinity \" NaN", "c": [NaN, 1, Infinity]}"#;
+        assert!(parse_strict(text.as_bytes()).is_err());
+        let value = parse_python(text.as_bytes()).unwrap();
+        assert_eq!(value, serde_json::json!({"a": "-Infinity", "b": "Infinity \" NaN", "c": ["NaN", 1, "Infinity"]}));
+        assert_eq!(parse_python(b"{\"a\": 1}").unwrap(), serde_json::json!({"a": 1}));
+        assert!(parse_python(b"{\"a\": Infinit}").is_err() && parse_python(b"{\"a\": \"\\").is_err());
     }
 
     #[test]

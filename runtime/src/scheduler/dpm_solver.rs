@@ -86,6 +86,10 @@ fn row(schedule: &Scheduler, sigmas: &[f64], levels: &[Level], i: usize) -> Row 
     // λ = ln(α/σ); the last may be infinite.
     let lambda = |i: usize| -sigmas[i].ln();
     let (from, to, h) = (levels[i], levels[i + 1], lambda(i + 1) - lambda(i));
+    if h.abs() <= 0.0 {
+        // Respaced σ end at the smallest one, and so may the last step: diffusers divides by zero there.
+        return Row { x: 1.0, ..Row::default() };
+    }
     let r = |k: usize| (lambda(i - k) - lambda(i - k - 1)) / h;
     let slopes = slopes(order, r);
     let (mut row, weights) = match s.algorithm_type {

@@ -14,6 +14,8 @@ mod edm;
 mod euler;
 mod heun;
 mod pndm;
+#[cfg(test)]
+mod properties;
 mod schedule;
 mod sigmas;
 #[cfg(test)]

@@ -147,3 +147,20 @@ fn every_scheduler_goes_the_way_of_diffusers() {
     assert_eq!(seen.len(), 12, "{seen:?}");
     assert!(seen.values().all(|&cases| cases >= 5), "{seen:?}");
 }
+
+/// Every class, as diffusers writes it down without arguments.
+#[test]
+fn absent_keys_take_the_defaults_of_the_class() {
+    #[derive(Deserialize)]
+    struct Defaults {
+        defaults: Vec<String>,
+    }
+    let golden: Defaults = serde_json::from_str(ALL).unwrap();
+    assert_eq!(golden.defaults.len(), 12);
+    for text in golden.defaults {
+        let written = bundle::parse_python(text.as_bytes()).unwrap();
+        let name = serde_json::json!({"_class_name": written["_class_name"]});
+        let whole = bundle::Scheduler::from_diffusers(&written).unwrap();
+        assert_eq!(whole, bundle::Scheduler::from_diffusers(&name).unwrap(), "{name}");
+    }
+}

@@ -33,7 +33,9 @@ impl Scheduler {
         };
         let mut s = class.defaults();
         for (key, value) in map.iter().filter(|(key, _)| !key.starts_with('_')) {
-            let off = matches!(value, Value::Null | Value::Bool(false));
+            // UniPC over noise estimates is another method, so `false` is no switch that is off.
+            let meant = key == "predict_x0" && class.kind == SchedulerKind::UniPc;
+            let off = matches!(value, Value::Null | Value::Bool(false)) && !meant;
             if class.has(key) {
                 s.set(key, value)?;
             } else if !off && !passed_over(class, key, value) {

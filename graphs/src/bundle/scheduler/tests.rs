@@ -151,3 +151,25 @@ fn svd_is_an_edm_network_with_unit_data() {
     assert!(e.contains("told ln σ/4"), "{e}");
     assert!(edm.with_overrides(&map(&json!({"type": "heun"}))).is_err());
 }
+
+#[test]
+fn files_that_diffusers_writes_for_every_class_are_read_whole() {
+    // Source: `DPMSolverMultistepScheduler().save_config(...)`, `UniPCMultistepScheduler().save_config(...)` of diffusers
+    // 0.42.1, with keys of a class they were made from.
+    let text = br#"{"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": "0.42.1",
+        "algorithm_type": "dpmsolver++", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001,
+        "clip_sample": false, "dynamic_thresholding_ratio": 0.995, "euler_at_final": false, "final_sigmas_type": "zero",
+        "flow_shift": 1.0, "lambda_min_clipped": -Infinity, "lower_order_final": true, "num_train_timesteps": 1000,
+        "prediction_type": "epsilon", "rescale_betas_zero_snr": false, "sample_max_value": 1.0, "skip_prk_steps": true,
+        "solver_order": 2, "solver_type": "midpoint", "steps_offset": 0, "thresholding": false,
+        "time_shift_type": "exponential", "timestep_spacing": "linspace", "trained_betas": null,
+        "use_beta_sigmas": false, "use_dynamic_shifting": false, "use_exponential_sigmas": false,
+        "use_flow_sigmas": false, "use_karras_sigmas": false, "use_lu_lambdas": false, "variance_type": null}"#;
+    let s = Scheduler::from_diffusers(&crate::bundle::parse_python(text).unwrap()).unwrap();
+    assert_eq!(s, SchedulerKind::DpmSolver.class().defaults());
+    let file = json!({"_class_name": "UniPCMultistepScheduler", "disable_corrector": [], "predict_x0": true,
+        "shift_terminal": null, "sigma_max": null, "sigma_min": null, "solver_p": null, "solver_type": "bh2",
+        "time_shift_type": "exponential", "flow_shift": 1.0});
+    assert_eq!(Scheduler::from_diffusers(&file).unwrap(), SchedulerKind::UniPc.class().defaults());
+    assert!(message(&json!({"_class_name": "UniPCMultistepScheduler", "predict_x0": false})).contains("predict_x0"));
+}
