@@ -54,7 +54,25 @@ def ask_modelscope(network, i):
     return network(i["sample"].transpose(1, 2), i["timestep"], i["encoder_hidden_states"]).sample.transpose(1, 2)
 
 
+def animatediff():
+    """Source: `unet/config.json` of Stable Diffusion 1.5, and the defaults of `MotionAdapter`, those of version 1.5.2."""
+    from diffusers import UNetMotionModel
+
+    network = UNetMotionModel(cross_attention_dim=768)
+    for table in network.buffers():  # positions are saved in half precision as well
+        table.copy_(table.half().float())
+    return network
+
+
+def ask_animatediff(network, i):
+    text = i["encoder_hidden_states"].repeat_interleave(i["sample"].shape[1], 0)
+    return network(i["sample"].transpose(1, 2), i["timestep"], text).sample.transpose(1, 2)
+
+
 TABLE = {
+    "animatediff": Full(
+        "keyframes", "unet", animatediff, {"sample": (1, 2, 4, 8, 8), "timestep": (1,), "encoder_hidden_states": (1, 77, 768)},
+        ask_animatediff, {"_class_name": "AnimateDiffPipeline"}, small_vae_and_schedule),
     "modelscope": Full(
         "keyframes", "unet", modelscope, {"sample": (1, 2, 4, 8, 8), "timestep": (1,), "encoder_hidden_states": (1, 77, 1024)},
         ask_modelscope, {"_class_name": "TextToVideoSDPipeline"}, small_vae_and_schedule),

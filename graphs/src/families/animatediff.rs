@@ -3,24 +3,21 @@
 
 use super::config::Reader;
 use super::motion::{ADAPTER, ADAPTER_CLASS, MotionConfig, UNET, adapted_unet, class, motion_unet, unsupported};
-use super::shapes::{clip_frames, clip_shape, flatten, no_part, unflatten};
-use super::stable_diffusion::{image_decoder, image_encoder, image_unet};
+use super::shapes::{clip_frames, clip_shape, flatten, unflatten};
+use super::stable_diffusion::image_unet;
+use super::text_to_video::{Networks, TextToVideo, read_vae};
 use super::unet::{Layers, Place, Spatial, unet};
-use super::{ConfigError, Configs, Family, Model, Resource, TextEncoder, UnetConfig, UnetInputs, VaeConfig};
+use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs};
 use crate::bundle::{Cascade, Sampling};
 use crate::ir::{DType, Dim, Graph};
 use crate::nn::{BuildError, Frames, GraphBuilder, Scope, Value};
 use crate::temporal::{FrameWindows, motion_module};
-use crate::weights::WeightSource;
 
 /// The `animatediff` family: parts `keyframes`, `keyframes_long`, `image`, `encoder`, `image_decoder` and, where the
 /// checkpoint has one, `text_encoder`.
 pub struct AnimateDiff;
 
-const VAE: &str = "vae";
 const SCHEDULER: &str = "scheduler";
-const TEXT_ENCODER: &str = "text_encoder";
-const TOKENIZER: &str = "tokenizer";
 /// Pipelines over these networks.
 const PIPELINES: &[&str] = &["AnimateDiffPipeline", "AnimateDiffVideoToVideoPipeline"];
 /// Latent cells on a side when `sample_size` is not given. Source: Stable Diffusion 1.x.
@@ -32,6 +29,11 @@ const KEY_FPS: f64 = 8.0;
 /// Source: diffusers `AnimateDiffPipeline.__call__`, `num_inference_steps` and `guidance_scale`.
 const SAMPLING: Sampling = Sampling { steps: 50, guidance: [7.5, 7.5] };
 
+/// The name of a pipeline with motion modules, supported or not.
+fn pipeline(configs: &Configs) -> Option<&str> {
+    class(configs.index.as_ref()).filter(|name| name.starts_with("AnimateDiff") || *name == "PIAPipeline")
+}
+
 impl Family for AnimateDiff {
     fn name(&self) -> &'static str {
         "animatediff"
@@ -39,37 +41,27 @@ impl Family for AnimateDiff {
 
     fn recognises(&self, configs: &Configs) -> bool {
         let adapter = configs.components.get(ADAPTER).and_then(Option::as_ref);
-        class(configs.index.as_ref()).is_some_and(|name| name.starts_with("AnimateDiff") || name == "PIAPipeline")
-            || class(adapter) == Some(ADAPTER_CLASS)
+        pipeline(configs).is_some() || class(adapter) == Some(ADAPTER_CLASS)
     }
 
     fn open(&self, configs: &Configs) -> Result<Box<dyn Model>, ConfigError> {
-        if let Some(name) = class(configs.index.as_ref())
-            && (name.starts_with("AnimateDiff") || name == "PIAPipeline")
+        if let Some(name) = pipeline(configs)
             && !PIPELINES.contains(&name)
         {
             return Err(unsupported("model_index.json", "_class_name", name, PIPELINES.join(", ")));
         }
-        let config = |folder| configs.component(folder, "AnimateDiff has a UNet and an autoencoder");
-        let (file, json) = config(UNET)?;
+        let (file, json) = configs.component(UNET, "a text-to-video model has a UNet")?;
         let (unet, motion, mut ignored) = if class(Some(json)) == Some("UNetMotionModel") {
             motion_unet(&file, json)?
         } else {
             adapted_unet(configs, &file, json)?
         };
         let sample_size = Reader::new(&file, json)?.size_or("sample_size", LATENT_SIZE)?;
-        let (file, json) = config(VAE)?;
-        let (vae, more) = VaeConfig::read(&file, json)?;
-        ignored.extend(more);
+        let vae = read_vae(configs, &mut ignored)?;
         if unet.in_channels != vae.latent_channels || unet.out_channels != vae.latent_channels {
             let found = format!("{} in, {} out", unet.in_channels, unet.out_channels);
             let supported = format!("{}, the autoencoder's latent_channels", vae.latent_channels);
             return Err(unsupported("unet/config.json", "in_channels", found, supported));
-        }
-        let text = TextEncoder::open(configs, TEXT_ENCODER, TOKENIZER)?;
-        if let Some(text) = &text {
-            text.fits("unet/config.json", unet.cross_attention_dim)?;
-            ignored.extend_from_slice(text.ignored_keys());
         }
         let latent = [vae.latent_channels, sample_size, sample_size];
         let cascade = Cascade {
@@ -77,58 +69,34 @@ impl Family for AnimateDiff {
             max_window: Some(motion.positions),
             key_fps: KEY_FPS,
             sampling: Some(SAMPLING),
-            text: text.as_ref().map(TextEncoder::text),
             ..Cascade::image(configs.scheduler(SCHEDULER)?, vae.scaling_factor, latent, vae.spatial_factor())
         };
-        Ok(Box::new(Animation { unet, motion, vae, text, cascade, ignored }))
+        let width = unet.cross_attention_dim;
+        Ok(Box::new(TextToVideo::open(configs, Animation { unet, motion }, width, vae, cascade, ignored)?))
     }
 }
 
-/// UNet with motion modules, autoencoder and text encoder.
+/// UNet with motion modules.
 struct Animation {
     unet: UnetConfig,
     motion: MotionConfig,
-    vae: VaeConfig,
-    text: Option<TextEncoder>,
-    cascade: Cascade,
-    ignored: Vec<String>,
 }
 
-impl Model for Animation {
-    fn parts(&self) -> Vec<&'static str> {
-        let text = self.text.as_ref().map(|_| TEXT_ENCODER);
-        ["keyframes", "keyframes_long", "image", "encoder", "image_decoder"].into_iter().chain(text).collect()
+impl Networks for Animation {
+    fn parts(&self) -> Vec<(&'static str, &'static str)> {
+        vec![("keyframes", UNET), ("keyframes_long", UNET), ("image", UNET)]
     }
 
-    fn components(&self) -> Vec<String> {
+    fn components(&self) -> Vec<&'static str> {
         let beside = (self.motion.folder != UNET).then_some(self.motion.folder);
-        let text = self.text.as_ref().map(TextEncoder::folder);
-        [UNET, VAE].into_iter().chain(beside).chain(text).map(str::to_owned).collect()
+        [UNET].into_iter().chain(beside).collect()
     }
 
-    fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
-        let b = GraphBuilder::new(part, weights);
-        match (part, &self.text) {
-            ("keyframes", _) => self.keyframes(b, false),
-            ("keyframes_long", _) => self.keyframes(b, true),
-            ("image", _) => image_unet(b, UNET, &self.unet),
-            ("encoder", _) => image_encoder(b, VAE, &self.vae),
-            ("image_decoder", _) => image_decoder(b, VAE, &self.vae),
-            (TEXT_ENCODER, Some(text)) => text.build(b),
-            (other, _) => Err(no_part(other, &self.parts())),
+    fn build(&self, part: &str, b: GraphBuilder<'_>) -> Result<Graph, BuildError> {
+        match part {
+            "image" => image_unet(b, UNET, &self.unet),
+            part => self.keyframes(b, part == "keyframes_long"),
         }
-    }
-
-    fn resources(&self) -> Vec<Resource> {
-        self.text.as_ref().map(TextEncoder::resources).unwrap_or_default()
-    }
-
-    fn cascade(&self) -> Option<Cascade> {
-        Some(self.cascade.clone())
-    }
-
-    fn ignored_keys(&self) -> Vec<String> {
-        self.ignored.clone()
     }
 }
 
@@ -193,7 +161,7 @@ mod tests {
         let vae = json!({
             "block_out_channels": [32], "down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"],
         });
-        let rest = [(VAE, vae), (SCHEDULER, json!({"_class_name": "DDIMScheduler"}))];
+        let rest = [("vae", vae), (SCHEDULER, json!({"_class_name": "DDIMScheduler"}))];
         let components = networks.iter().cloned().chain(rest);
         let mut configs = Configs { index: Some(json!({"_class_name": pipeline})), ..Configs::default() };
         configs.components.extend(components.map(|(folder, json)| (folder.to_owned(), Some(json))));
@@ -229,7 +197,7 @@ mod tests {
         let model = AnimateDiff.open(&configs).expect("opens");
         let cascade = model.cascade().expect("has a cascade");
         assert_eq!((cascade.window, cascade.max_window, cascade.latent_size), (16, Some(32), [64, 64]));
-        assert_eq!(model.components(), [UNET, VAE]);
+        assert_eq!(model.components(), [UNET, "vae"]);
     }
 
     #[test]
@@ -238,7 +206,7 @@ mod tests {
         let configs = checkpoint("StableDiffusionPipeline", &networks);
         let family = detect(&configs).expect("is recognised");
         assert_eq!(family.name(), "animatediff");
-        assert_eq!(family.open(&configs).expect("opens").components(), [UNET, VAE, ADAPTER]);
+        assert_eq!(family.open(&configs).expect("opens").components(), [UNET, ADAPTER, "vae"]);
     }
 
     #[test]

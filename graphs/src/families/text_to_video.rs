@@ -17,6 +17,11 @@ pub(super) trait Networks {
     /// Their parts, and the component folder of each.
     fn parts(&self) -> Vec<(&'static str, &'static str)>;
 
+    /// The component folders that they read.
+    fn components(&self) -> Vec<&'static str> {
+        self.parts().into_iter().map(|(_, folder)| folder).collect()
+    }
+
     /// Draws one of them.
     fn build(&self, part: &str, b: GraphBuilder<'_>) -> Result<Graph, BuildError>;
 }
@@ -67,8 +72,7 @@ impl<N: Networks> Model for TextToVideo<N> {
 
     fn components(&self) -> Vec<String> {
         let text = self.text.as_ref().map(TextEncoder::folder);
-        let networks = self.networks.parts();
-        networks.iter().map(|&(_, folder)| folder).chain([VAE]).chain(text).map(str::to_owned).collect()
+        self.networks.components().into_iter().chain([VAE]).chain(text).map(str::to_owned).collect()
     }
 
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
