@@ -91,6 +91,17 @@ fn animatediff_agrees_with_diffusers() {
 }
 
 #[test]
+fn lavie_agrees_with_pytorch() {
+    agrees("lavie", true);
+}
+
+#[test]
+fn videocrafter_1_and_2_agree_with_pytorch() {
+    agrees("videocrafter1", true);
+    agrees("videocrafter2", true);
+}
+
+#[test]
 fn modelscope_agrees_with_diffusers() {
     agrees("modelscope", true);
 }

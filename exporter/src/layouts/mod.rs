@@ -16,7 +16,7 @@ use vldm_graphs::weights::WeightType;
 use crate::view::Views;
 
 /// Whole checkpoints in one file, in the order in which they are asked.
-pub const LAYOUTS: &[&dyn Layout] = &[&ldm::Ldm];
+pub const LAYOUTS: &[&dyn Layout] = &[&ldm::VideoCrafter, &ldm::Ldm];
 /// Names within a component, in the order in which they are asked.
 pub const RENAMINGS: &[&dyn Renaming] = &[&legacy_vae::LegacyVae, &animatediff::AnimateDiff];
 

@@ -6,6 +6,7 @@ gives its tensors. `videocrafter1` has tables of relative positions, `videocraft
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -264,6 +265,8 @@ def fixture(folder: Path, relative: bool) -> None:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1))
     f.write_json("model_index.json", {"_class_name": "VideoCrafterPipeline"})
     f.finish()
+    names = {renamed(name): name for name in Network(relative).state_dict()}
+    (folder / "names.json").write_text("{\n" + ",\n".join(f"  {json.dumps(new)}: {json.dumps(old)}" for new, old in names.items()) + "\n}\n")
 
 
 def record(r, checkpoint: Path, relative: bool) -> None:

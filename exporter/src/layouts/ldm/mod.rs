@@ -7,6 +7,9 @@
 mod text;
 mod unet;
 mod vae;
+mod video;
+
+pub use video::VideoCrafter;
 
 use serde_json::{Value as Json, json};
 use vldm_graphs::weights::WeightType;
@@ -24,7 +27,7 @@ impl Layout for Ldm {
     }
 
     fn recognises(&self, tensors: &Types) -> bool {
-        tensors.contains_key(&format!("{UNET}input_blocks.0.0.weight")) && !tensors.contains_key(VIDEO)
+        tensors.contains_key(&format!("{UNET}input_blocks.0.0.weight"))
     }
 
     fn read(&self, tensors: &Types) -> Result<Reading, LayoutError> {
@@ -47,9 +50,6 @@ impl Layout for Ldm {
         Ok(reading)
     }
 }
-
-/// A layer that only video networks with these prefixes have.
-const VIDEO: &str = "model.diffusion_model.input_blocks.1.0.temopral_conv.conv1.0.weight";
 
 impl Part {
     /// How many tensors of the file it uses.
