@@ -11,9 +11,12 @@ use crate::image::RgbImage;
 
 mod frames;
 mod gif;
+mod input;
 mod mp4;
 mod png;
 mod temporary;
+
+pub use input::{Input, InputError};
 
 /// Why a video cannot be written.
 #[derive(Debug, thiserror::Error)]
