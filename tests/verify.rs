@@ -22,7 +22,7 @@ fn copy() -> (tempfile::TempDir, PathBuf) {
 /// The recordings of `x4` in the form that users make; `change(key, values)` may spoil them.
 fn record(folder: &Path, mut change: impl FnMut(&str, &mut Vec<f32>)) {
     fs::create_dir_all(folder).unwrap();
-    for part in ["upsampler", "upsampler_decoder"] {
+    for part in ["text_encoder", "upsampler", "upsampler_decoder"] {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for case in cases("x4").into_iter().filter(|c| c.part == part) {
             let outputs = case.outputs.iter().map(|(n, a)| (format!("output:{n}"), Tensor::F32(a.clone())));
@@ -165,7 +165,7 @@ fn a_recording_that_does_not_fit_is_an_error_with_its_place() {
     fs::create_dir(&folder).unwrap();
     refusal("files PART.safetensors, found none");
     fs::write(folder.join("unet.safetensors"), b"").unwrap();
-    refusal("the bundle has no part `unet` (it has upsampler, upsampler_decoder)");
+    refusal("the bundle has no part `unet` (it has text_encoder, upsampler, upsampler_decoder)");
     fs::rename(folder.join("unet.safetensors"), folder.join("upsampler_decoder.safetensors")).unwrap();
     refusal("not a safetensors file");
     let write = |tensors: &[(&str, &[usize])]| {

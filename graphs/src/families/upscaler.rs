@@ -10,13 +10,16 @@ use super::shapes::{clip_frames, clip_shape, flatten, no_part, unflatten};
 use super::stable_diffusion::image_decoder;
 use super::temporal_layers::TemporalLayers;
 use super::unet::{ClassEmbedding, ImageLayers, Layers, unet};
-use super::{ConfigError, Configs, Family, Model, TemporalConfig, UnetConfig, UnetInputs, VaeConfig};
+use super::{
+    ConfigError, Configs, Family, Model, Resource, TemporalConfig, TextEncoder, UnetConfig, UnetInputs, VaeConfig,
+};
 use crate::bundle::{Cascade, LatentUpsampler, Sampling, Scheduler, Upsampler};
 use crate::ir::{DType, Graph};
 use crate::nn::{BuildError, GraphBuilder};
 use crate::weights::WeightSource;
 
-/// The `stable-diffusion-upscaler` family: parts `upsampler` and `upsampler_decoder`.
+/// The `stable-diffusion-upscaler` family: parts `upsampler`, `upsampler_decoder` and, where the checkpoint has one,
+/// `text_encoder`.
 pub struct Upscaler;
 
 const CLASS: &str = "StableDiffusionUpscalePipeline";
@@ -26,6 +29,8 @@ const VAE: &str = "vae";
 const TEMPORAL: &str = "upsampler_temporal";
 const SCHEDULER: &str = "scheduler";
 const LOW_RES_SCHEDULER: &str = "low_res_scheduler";
+const TEXT_ENCODER: &str = "text_encoder";
+const TOKENIZER: &str = "tokenizer";
 
 /// The pipeline scales latents by this, whatever the autoencoder's configuration says.
 ///
@@ -69,6 +74,11 @@ impl Family for Upscaler {
             ignored.extend(more);
             temporal
         });
+        let text = TextEncoder::open(configs, TEXT_ENCODER, TOKENIZER)?;
+        if let Some(text) = &text {
+            text.fits("unet/config.json", unet.cross_attention_dim)?;
+            ignored.extend_from_slice(text.ignored_keys());
+        }
         let levels = check(&unet, &vae, max_noise_level)?;
         let latent = LatentUpsampler {
             channels: vae.latent_channels,
@@ -87,8 +97,9 @@ impl Family for Upscaler {
             latent: Some(latent),
         };
         let window = if temporal.is_some() { WINDOW } else { 1 };
-        let cascade = Cascade { upsampler: Some(upsampler), window, ..image };
-        Ok(Box::new(UpscalerModel { unet, vae, temporal, cascade, ignored }))
+        let words = text.as_ref().map(TextEncoder::text);
+        let cascade = Cascade { upsampler: Some(upsampler), text: words, window, ..image };
+        Ok(Box::new(UpscalerModel { unet, vae, temporal, text, cascade, ignored }))
     }
 }
 
@@ -106,7 +117,7 @@ fn index(configs: &Configs) -> Result<(usize, Vec<String>), ConfigError> {
     let empty = json!({});
     let mut r = Reader::new(INDEX, configs.index.as_ref().unwrap_or(&empty))?;
     let max = r.size_or("max_noise_level", MAX_NOISE_LEVEL)?;
-    for component in [UNET, VAE, TEMPORAL, SCHEDULER, LOW_RES_SCHEDULER, "text_encoder", "tokenizer"] {
+    for component in [UNET, VAE, TEMPORAL, SCHEDULER, LOW_RES_SCHEDULER, TEXT_ENCODER, TOKENIZER] {
         r.get(component);
     }
     // A checker and a marker of finished pictures, which are no part of the upscaling.
@@ -169,27 +180,35 @@ struct UpscalerModel {
     unet: UnetConfig,
     vae: VaeConfig,
     temporal: Option<TemporalConfig>,
+    text: Option<TextEncoder>,
     cascade: Cascade,
     ignored: Vec<String>,
 }
 
 impl Model for UpscalerModel {
     fn parts(&self) -> Vec<&'static str> {
-        vec!["upsampler", "upsampler_decoder"]
+        let text = self.text.as_ref().map(|_| TEXT_ENCODER);
+        ["upsampler", "upsampler_decoder"].into_iter().chain(text).collect()
     }
 
     fn components(&self) -> Vec<String> {
         let temporal = self.temporal.as_ref().map(|_| TEMPORAL);
-        [UNET, VAE].into_iter().chain(temporal).map(str::to_owned).collect()
+        let text = self.text.as_ref().map(TextEncoder::folder);
+        [UNET, VAE].into_iter().chain(temporal).chain(text).map(str::to_owned).collect()
     }
 
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
         let b = GraphBuilder::new(part, weights);
-        match part {
-            "upsampler" => self.upsampler(b),
-            "upsampler_decoder" => image_decoder(b, VAE, &self.vae),
-            other => Err(no_part(other, &self.parts())),
+        match (part, &self.text) {
+            ("upsampler", _) => self.upsampler(b),
+            ("upsampler_decoder", _) => image_decoder(b, VAE, &self.vae),
+            (TEXT_ENCODER, Some(text)) => text.build(b),
+            (other, _) => Err(no_part(other, &self.parts())),
         }
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        self.text.as_ref().map(TextEncoder::resources).unwrap_or_default()
     }
 
     fn cascade(&self) -> Option<Cascade> {

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 
 import networks
+from families import clip_text
 from model import Graft
 from recorder import title
 
@@ -31,9 +32,11 @@ def fixture(folder: Path, video: bool) -> None:
     networks.save_config(folder / "scheduler", DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.0001, beta_end=0.02,
                          prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1))
     networks.save_config(folder / "low_res_scheduler", DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0001, beta_end=0.02))
+    clip_text.add(f, 16, second=True, layers=1)
     index = {"_class_name": "StableDiffusionUpscalePipeline", "max_noise_level": 40, "unet": ["diffusers", "UNet2DConditionModel"],
              "vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"],
-             "low_res_scheduler": ["diffusers", "DDPMScheduler"]}
+             "low_res_scheduler": ["diffusers", "DDPMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+             "tokenizer": ["transformers", "CLIPTokenizer"]}
     if video:
         f.graft("upsampler_temporal", Graft(network, norm_num_groups=8, head_dim=8, cross_attention_dim=16, ff_mult=2, temb_channels=64,
                                             attention_levels=[1, 3]))
@@ -62,3 +65,4 @@ def record(r, checkpoint: Path) -> None:
         for b, (h, w) in ((1, (3, 5)), (2, (4, 4))):
             decode = lambda r, b=b, h=h, w=w: {"image": vae.decode(r.filled("latents", b, 4, h, w) / vae.config.scaling_factor).sample}
             r.record("upsampler_decoder", title(None, b, (h, w)), decode)
+        clip_text.record(r, clip_text.load(checkpoint / "text_encoder"))
