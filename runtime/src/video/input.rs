@@ -265,7 +265,9 @@ mod tests {
     fn write(path: &Path, frames: &[RgbImage], fps: f64) {
         let (width, height) = (frames[0].width, frames[0].height);
         let mut sink = create(path, &VideoSpec { width, height, fps, frames: frames.len(), quality: 100 }).unwrap();
-        frames.iter().for_each(|f| sink.push(f).unwrap());
+        for frame in frames {
+            sink.push(frame).unwrap();
+        }
         sink.finish().unwrap();
     }
 
@@ -301,6 +303,8 @@ mod tests {
 
     #[test]
     fn frames_of_a_gif_lie_over_those_before_as_their_disposal_says() {
+        use gif::DisposalMethod::{Background, Keep, Previous};
+
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.gif");
         let palette = [0, 0, 0, 200, 0, 0, 0, 200, 0];
@@ -314,7 +318,6 @@ mod tests {
             transparent: Some(0),
             ..gif::Frame::default()
         };
-        use gif::DisposalMethod::{Background, Keep, Previous};
         for (left, buffer, dispose) in
             [(0, &[1, 1][..], Keep), (1, &[2], Previous), (0, &[2, 0], Background), (1, &[2], Keep)]
         {
