@@ -15,7 +15,7 @@ pub fn enlarge(x: &Array3<f32>, factor: usize) -> Array3<f32> {
 }
 
 /// The four weights at a distance `t` in 0..1 behind the second of the four pixels.
-fn weights(t: f32) -> [f32; 4] {
+pub(crate) fn cubic_weights(t: f32) -> [f32; 4] {
     let near = |d: f32| ((A + 2.0) * d - (A + 3.0)) * d * d + 1.0;
     let far = |d: f32| ((A * d - 5.0 * A) * d + 8.0 * A) * d - 4.0 * A;
     [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
@@ -29,7 +29,7 @@ fn along(x: &Array3<f32>, axis: usize, factor: usize) -> Array3<f32> {
     for (i, mut slice) in y.axis_iter_mut(Axis(axis)).enumerate() {
         let at = (i as f32 + 0.5) / factor as f32 - 0.5;
         let first = at.floor() as isize - 1;
-        for (k, weight) in weights(at - at.floor()).into_iter().enumerate() {
+        for (k, weight) in cubic_weights(at - at.floor()).into_iter().enumerate() {
             let from = (first + k as isize).clamp(0, size as isize - 1) as usize;
             slice.scaled_add(weight, &x.index_axis(Axis(axis), from));
         }

@@ -1,13 +1,23 @@
 //! Pictures: eight-bit RGB, from and to the numbers that networks use, and PNG files.
 
+mod pixels;
+mod resample;
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array3, ArrayView3};
 
+pub use pixels::{clip_pixels, cropped_pixels};
+pub use resample::{Filter, lanczos, resize};
+
 /// Most pixels of a picture that is read.
 const MAX_PIXELS: u64 = 1 << 25;
+/// Most pixels on a side of one; what is made of it on the way grows with its sides.
+const MAX_SIDE: u32 = 1 << 14;
 
 /// Why a picture cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +40,7 @@ pub enum ImageError {
         source: png::DecodingError,
     },
     /// The picture has too many pixels.
-    #[error("{}: expected at most {MAX_PIXELS} pixels, found {width} x {height}", path.display())]
+    #[error("{}: expected at most {MAX_PIXELS} pixels and {MAX_SIDE} on a side, found {width} x {height}", path.display())]
     TooLarge {
         /// The picture.
         path: PathBuf,
@@ -82,7 +92,7 @@ impl RgbImage {
         decoder.set_transformations(png::Transformations::normalize_to_color8() | png::Transformations::ALPHA);
         let mut reader = decoder.read_info().map_err(bad)?;
         let (width, height) = (reader.info().width, reader.info().height);
-        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        if u64::from(width) * u64::from(height) > MAX_PIXELS || width.max(height) > MAX_SIDE {
             return Err(ImageError::TooLarge { path: path.to_path_buf(), width, height });
         }
         let mut samples = vec![0; width as usize * height as usize * 4];
@@ -129,62 +139,4 @@ fn weights(from: usize, to: usize, scale: f64) -> Vec<Vec<(usize, f64)>> {
         raw.into_iter().map(|(k, w)| (k, w / sum)).collect()
     };
     (0..to).map(of).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn write(path: &Path, colour: png::ColorType, depth: png::BitDepth, width: u32, height: u32, data: &[u8]) {
-        let mut encoder = png::Encoder::new(File::create(path).unwrap(), width, height);
-        encoder.set_color(colour);
-        encoder.set_depth(depth);
-        encoder.write_header().unwrap().write_image_data(data).unwrap();
-    }
-
-    #[test]
-    fn eight_bits_are_rounded_as_the_reference_does() {
-        let frame = Array3::from_shape_vec((3, 1, 2), vec![-1.0, 1.0, 0.0, 5.0, -9.0, 0.1]).unwrap();
-        let image = RgbImage::from_frame(&frame.view());
-        // torch: ((x.clamp(-1, 1) + 1) * 127.5).round() gives 0 255 128 255 0 140
-        assert_eq!(image.pixels, [0, 128, 0, 255, 255, 140]);
-        assert_eq!(RgbImage::from_frame(&image.to_frame().view()), image);
-    }
-
-    #[test]
-    fn pictures_of_every_colour_type_are_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.png");
-        for (colour, depth, data, expected) in [
-            (png::ColorType::Rgb, png::BitDepth::Eight, vec![1, 2, 3], [1, 2, 3]),
-            (png::ColorType::Grayscale, png::BitDepth::Eight, vec![9], [9, 9, 9]),
-            (png::ColorType::Grayscale, png::BitDepth::One, vec![0x80], [255, 255, 255]),
-            (png::ColorType::Rgba, png::BitDepth::Eight, vec![255, 100, 0, 51], [51, 20, 0]),
-            (png::ColorType::Rgb, png::BitDepth::Sixteen, vec![7, 1, 8, 1, 9, 1], [7, 8, 9]),
-        ] {
-            write(&path, colour, depth, 1, 1, &data);
-            assert_eq!(RgbImage::open(&path).unwrap().pixels, expected, "{colour:?} {depth:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_picture_is_an_error_with_its_path() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.png");
-        assert!(matches!(RgbImage::open(&path), Err(ImageError::Io { .. })));
-        std::fs::write(&path, "hello").unwrap();
-        let e = RgbImage::open(&path).unwrap_err().to_string();
-        assert!(e.contains("x.png: expected a PNG picture"), "{e}");
-    }
-
-    #[test]
-    fn covering_keeps_the_centre_and_the_shape() {
-        let ramp = Array3::from_shape_fn((3, 4, 8), |(_, _, x)| x as f32);
-        assert_eq!(cover(&ramp, [4, 8]), ramp);
-        let cut = cover(&ramp, [4, 4]);
-        assert_eq!(cut.slice(ndarray::s![0, 0, ..]).to_vec(), [2.0, 3.0, 4.0, 5.0]);
-        let half = cover(&ramp, [2, 4]);
-        assert!((half[[0, 0, 1]] - 2.5).abs() < 1e-6, "{half}");
-        assert_eq!(cover(&ramp, [8, 16]).dim(), (3, 8, 16));
-    }
 }
