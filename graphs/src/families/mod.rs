@@ -18,6 +18,7 @@ mod temporal_vae;
 #[cfg(test)]
 mod tests;
 mod text_to_video;
+mod tokens;
 mod unet;
 mod upscaler;
 mod vae;

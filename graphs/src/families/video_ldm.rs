@@ -8,9 +8,10 @@ use super::config::Reader;
 use super::shapes::{clip_frames, clip_shape, flatten, image_shape, no_part, unflatten};
 use super::stable_diffusion::{image_decoder, image_encoder, image_unet};
 use super::temporal_layers::TemporalLayers;
+use super::tokens::Tokens;
 use super::unet::{ClassEmbedding, ImageLayers, Layers, unet};
 use super::{
-    ConditionsConfig, ConfigError, Configs, Family, Model, TemporalConfig, UnetConfig, UnetInputs, VaeConfig,
+    ConditionsConfig, ConfigError, Configs, Family, Model, Resource, TemporalConfig, UnetConfig, UnetInputs, VaeConfig,
     vae_decoder,
 };
 use crate::bundle::{Cascade, Interpolation, PredictionType, Scheduler, Upsampler};
@@ -45,7 +46,7 @@ struct Part<C> {
 struct Cascaded {
     unet: Part<UnetConfig>,
     vae: Part<VaeConfig>,
-    conditions: Part<ConditionsConfig>,
+    tokens: Tokens,
     keyframes: Part<TemporalConfig>,
     interpolate: Option<Part<TemporalConfig>>,
     decoder: Option<Part<TemporalConfig>>,
@@ -80,20 +81,22 @@ impl Opening<'_> {
         let r = &mut index;
         let unet = self.needed(r, "unet", UnetConfig::read)?;
         let vae = self.needed(r, "vae", VaeConfig::read)?;
-        let conditions = self.needed(r, "conditions", ConditionsConfig::read)?;
+        let labels = self.optional(r, "conditions", ConditionsConfig::read)?.map(|part| (part.folder, part.config));
+        let tokens = Tokens::open(configs, r, labels)?;
+        self.ignored.extend(tokens.ignored_keys());
         let keyframes = self.needed(r, "keyframes", TemporalConfig::read)?;
         let interpolate = self.optional(r, "interpolate", TemporalConfig::read)?;
         let decoder = self.optional(r, "decoder", TemporalConfig::read)?;
         let upsampler = self.optional(r, "upsampler", UnetConfig::read)?;
         let upsampler_temporal = self.optional(r, "upsampler_temporal", TemporalConfig::read)?;
         let scheduler = self.scheduler(r.text_opt("scheduler")?.ok_or_else(|| unnamed("scheduler"))?)?;
-        let cascade = cascade(r, &conditions, &vae, interpolate.as_ref(), upsampler.as_ref(), scheduler)?;
+        let cascade = cascade(r, &tokens, &vae, interpolate.as_ref(), upsampler.as_ref(), scheduler)?;
         r.neutral(&[("format_version", &[json!(1)])])?;
         self.ignored.extend(index.finish(&[])?);
         let model = Cascaded {
             unet,
             vae,
-            conditions,
+            tokens,
             keyframes,
             interpolate,
             decoder,
@@ -145,7 +148,7 @@ impl Opening<'_> {
 
 fn cascade(
     r: &mut Reader<'_>,
-    conditions: &Part<ConditionsConfig>,
+    tokens: &Tokens,
     vae: &Part<VaeConfig>,
     interpolate: Option<&Part<TemporalConfig>>,
     upsampler: Option<&Part<UnetConfig>>,
@@ -182,14 +185,14 @@ fn cascade(
         latent: None,
     });
     let (latent, factor) = ([vae.config.latent_channels, height, width], vae.config.spatial_factor());
-    Ok(Cascade {
-        labels: conditions.config.labels.clone(),
+    Ok(tokens.prompts(Cascade {
+        labels: tokens.labels(),
         window,
         key_fps,
         interpolation: interpolate.map(|part| Interpolation { factor: 4, regimes: part.config.regimes.max(1) }),
         upsampler,
         ..Cascade::image(scheduler, vae.config.scaling_factor, latent, factor)
-    })
+    }))
 }
 
 impl Cascaded {
@@ -211,10 +214,9 @@ impl Cascaded {
                 return wrong(&part.folder, "cond_mask", "false".to_owned(), expected);
             }
         }
-        if self.conditions.config.width != self.unet.config.cross_attention_dim {
-            let expected = format!("{}, the backbone's cross_attention_dim", self.unet.config.cross_attention_dim);
-            return wrong(&self.conditions.folder, "width", self.conditions.config.width.to_string(), expected);
-        }
+        let temporal = std::iter::once(&self.keyframes).chain(&self.interpolate);
+        let temporal: Vec<_> = temporal.map(|part| (part.folder.as_str(), &part.config)).collect();
+        self.tokens.fit((&self.unet.folder, &self.unet.config), &temporal)?;
         for part in self.decoder.iter().chain(&self.upsampler_temporal) {
             if part.config.context_channels.is_some() || part.config.regimes > 0 {
                 let found = "with known frames or frame rates".to_owned();
@@ -244,7 +246,8 @@ impl Cascaded {
 
 impl Model for Cascaded {
     fn parts(&self) -> Vec<&'static str> {
-        let mut parts = vec!["conditions", "image", "keyframes", "encoder", "image_decoder"];
+        let mut parts = self.tokens.parts();
+        parts.extend(["image", "keyframes", "encoder", "image_decoder"]);
         parts.extend(self.interpolate.as_ref().map(|_| "interpolate"));
         parts.extend(self.decoder.as_ref().map(|_| "decoder"));
         parts.extend(self.upsampler.as_ref().map(|_| "image_upsampler"));
@@ -254,16 +257,18 @@ impl Model for Cascaded {
 
     fn components(&self) -> Vec<String> {
         let temporal = [Some(&self.keyframes), self.interpolate.as_ref(), self.decoder.as_ref()];
-        let spatial = [self.unet.folder.clone(), self.vae.folder.clone(), self.conditions.folder.clone()];
+        let spatial = [self.unet.folder.clone(), self.vae.folder.clone()].into_iter().chain(self.tokens.folders());
         let upsampler = self.upsampler.as_ref().map(|p| p.folder.clone());
         let temporal = temporal.into_iter().chain([self.upsampler_temporal.as_ref()]).flatten();
-        spatial.into_iter().chain(temporal.map(|p| p.folder.clone())).chain(upsampler).collect()
+        spatial.chain(temporal.map(|p| p.folder.clone())).chain(upsampler).collect()
     }
 
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
+        if let Some(tokens) = self.tokens.build(part, weights) {
+            return tokens;
+        }
         let b = GraphBuilder::new(part, weights);
         match part {
-            "conditions" => self.conditions.config.build(&self.conditions.folder, weights),
             "image" => image_unet(b, &self.unet.folder, &self.unet.config),
             "encoder" => image_encoder(b, &self.vae.folder, &self.vae.config),
             "image_decoder" => image_decoder(b, &self.vae.folder, &self.vae.config),
@@ -280,6 +285,10 @@ impl Model for Cascaded {
             "upsampler" => self.upsample(b, self.upsampler_temporal.as_ref()),
             other => Err(no_part(other, &self.parts())),
         }
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        self.tokens.resources()
     }
 
     fn cascade(&self) -> Option<Cascade> {
