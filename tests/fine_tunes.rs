@@ -110,3 +110,36 @@ fn spatial_layers_of_other_widths_are_refused_with_both_values() {
         "{error}"
     );
 }
+
+/// The motion modules of a diffusers folder under the names that AnimateDiff's authors gave them, as `--temporal`.
+#[test]
+fn motion_modules_with_their_original_names_agree_with_diffusers() {
+    let scratch = tempfile::tempdir().unwrap();
+    let checkpoint = fixture::checkpoint("animatediff-adapter", &scratch.path().join("checkpoint"), Layout::F32);
+    let layers = scratch.path().join("layers");
+    std::fs::rename(checkpoint.join("motion_adapter"), &layers).unwrap();
+    let original = [
+        (".pos_embed.pe", ".attention_blocks.0.pos_encoder.pe"),
+        (".attn1.", ".attention_blocks.0."),
+        (".attn2.", ".attention_blocks.1."),
+        (".norm1.", ".norms.0."),
+        (".norm2.", ".norms.1."),
+        (".norm3.", ".ff_norm."),
+    ];
+    fixture::rename(&layers.join("diffusion_pytorch_model.safetensors"), |name, _| {
+        for (new, old) in original {
+            *name = name.replace(new, old);
+        }
+        let (block, rest) = name.split_once(".motion_modules.").unwrap();
+        let (j, rest) = rest.split_once('.').unwrap();
+        *name = format!("module.{block}.motion_modules.{j}.temporal_transformer.{rest}");
+    });
+    let mut request = Request::new(&checkpoint, &scratch.path().join("bundle"));
+    request.temporal = Some(layers);
+    let report = export(&request).unwrap();
+    assert_eq!(report.layouts, ["motion_adapter: motion modules with their original names"]);
+    let (backend, options) = engines(true).remove(0);
+    let session = backend.load(&request.out.join("keyframes.onnx"), &options).unwrap();
+    let case = cases("animatediff-adapter").into_iter().find(|c| c.part == "keyframes").unwrap();
+    check(session.as_ref(), backend.name(), &case);
+}

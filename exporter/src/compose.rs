@@ -209,3 +209,59 @@ fn animation_schedule() -> Json {
         "timestep_spacing": "linspace",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(config: Json) -> Component {
+        Component { config: Some(config), ..Component::default() }
+    }
+
+    /// The temporal layers keep the encoder that they were trained with (spec of personalised video).
+    #[test]
+    fn a_dreambooth_brings_its_text_encoder_and_the_temporal_layers_keep_theirs() {
+        let index = json!({"_class_name": VIDEO, "unet": "unet", "text_encoder": "text", "tokenizer": "words"});
+        let mut video = Source { index: Some(index), ..Source::default() };
+        for (folder, mark) in [("unet", "old"), ("text", "old"), ("words", "old")] {
+            video.components.insert(folder.to_owned(), named(json!({"mark": mark})));
+        }
+        let mut dream = Source::default();
+        for folder in ["unet", "text_encoder", "tokenizer"] {
+            dream.components.insert(folder.to_owned(), named(json!({"mark": "new"})));
+        }
+        spatial(&mut video, dream, Path::new("dream")).unwrap();
+        let mark = |folder: &str| video.components[folder].config.as_ref().unwrap()["mark"].clone();
+        assert_eq!(["unet", "text", "words"].map(mark), ["new", "new", "new"]);
+        assert_eq!(["temporal_text_encoder", "temporal_tokenizer"].map(mark), ["old", "old"]);
+        let index = video.index.unwrap();
+        assert_eq!(index["temporal_text_encoder"], "temporal_text_encoder");
+        assert_eq!(index["temporal_tokenizer"], "temporal_tokenizer");
+        assert_eq!(video.provenance.keys().collect::<Vec<_>>(), ["text", "unet", "words"]);
+    }
+
+    #[test]
+    fn a_cascade_of_labels_takes_no_text_encoder() {
+        let index = json!({"_class_name": VIDEO, "unet": "unet", "conditions": "conditions"});
+        let mut video = Source { index: Some(index), ..Source::default() };
+        video.components.insert("unet".to_owned(), named(json!({})));
+        let mut dream = Source::default();
+        for folder in ["unet", "text_encoder"] {
+            dream.components.insert(folder.to_owned(), named(json!({})));
+        }
+        spatial(&mut video, dream, Path::new("dream")).unwrap();
+        assert!(!video.components.contains_key("text_encoder"));
+    }
+
+    #[test]
+    fn motion_modules_bring_the_schedule_that_they_were_trained_with() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), r#"{"_class_name": "MotionAdapter"}"#).unwrap();
+        let sd = Source { index: Some(json!({"_class_name": "StableDiffusionPipeline"})), ..Source::default() };
+        let animated = temporal(sd, Path::new("sd"), dir.path()).unwrap();
+        let schedule = animated.components["scheduler"].config.as_ref().unwrap();
+        assert_eq!(schedule["beta_schedule"], "linear");
+        assert!(animated.read.assumed[0].starts_with("scheduler: linear betas"));
+        assert_eq!(animated.components[ADAPTER].config.as_ref().unwrap()["_class_name"], "MotionAdapter");
+    }
+}

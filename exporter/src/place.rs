@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -21,6 +22,11 @@ const RESOURCES: &str = "files";
 /// Largest such file, in bytes.
 const MAX_RESOURCE: u64 = 64 << 20;
 
+/// How folders of unfinished bundles begin.
+const UNFINISHED: &str = ".vldm-export-";
+/// How long an unlocked one must have been left alone to be taken for dead.
+const LEFT_ALONE: Duration = Duration::from_mins(1);
+
 /// How weight files get into the bundle.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -38,6 +44,8 @@ pub struct Target {
     path: PathBuf,
     replaces: bool,
     folder: tempfile::TempDir,
+    /// The folder again, locked for as long as this process lives.
+    _alive: Option<File>,
 }
 
 impl Target {
@@ -68,12 +76,14 @@ impl Target {
         let parent = parent(path);
         let io = |source| ExportError::Io { path: parent.to_path_buf(), source };
         fs::create_dir_all(parent).map_err(io)?;
+        sweep(parent);
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".vldm-export-");
+        builder.prefix(UNFINISHED);
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
         let folder = builder.tempdir_in(parent).map_err(io)?;
-        Ok(Self { path: path.to_path_buf(), replaces, folder })
+        let alive = File::open(folder.path()).ok().filter(|folder| folder.try_lock().is_ok());
+        Ok(Self { path: path.to_path_buf(), replaces, folder, _alive: alive })
     }
 
     /// The folder in which the bundle grows.
@@ -198,6 +208,23 @@ impl Write for Digested {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+/// Removes what exports that were killed have left in `folder`: unfinished bundles that nobody has locked for a while.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED));
+        if !ours || !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+            continue;
+        }
+        let age = fs::metadata(&path).and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
+        let abandoned = File::open(&path).is_ok_and(|handle| handle.try_lock().is_ok());
+        if abandoned && age.is_some_and(|age| age > LEFT_ALONE) {
+            // Another process may have been faster; what cannot be removed stays.
+            let _ = fs::remove_dir_all(&path);
+        }
     }
 }
 

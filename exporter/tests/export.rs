@@ -115,3 +115,24 @@ fn linked_weights_are_the_same_file_and_say_so() {
     assert!(onnx::read(&model).unwrap_err().to_string().contains("expected external data in a file with one name"));
     assert!(onnx::read_with(&model, ReadOptions { hard_links: true }).is_ok());
 }
+
+#[cfg(unix)]
+#[test]
+fn what_a_killed_export_has_left_is_removed_by_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = |name: &str, age: u64| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.join("weights")).unwrap();
+        fs::write(path.join("weights/x"), b"x").unwrap();
+        let handle = fs::File::open(&path).unwrap();
+        handle.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+        handle
+    };
+    folder(".vldm-export-dead", 3600);
+    folder(".vldm-export-young", 0);
+    folder(".other-dead", 3600);
+    let alive = folder(".vldm-export-alive", 3600);
+    alive.try_lock().unwrap();
+    export(&Request::new(&demo(), &dir.path().join("bundle"))).unwrap();
+    assert_eq!(names(dir.path()), [".other-dead", ".vldm-export-alive", ".vldm-export-young", "bundle"]);
+}

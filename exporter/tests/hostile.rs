@@ -198,7 +198,7 @@ fn configurations_that_cannot_be_followed() {
     let scheduler = |key, value| with_key("scheduler/scheduler_config.json", key, value);
     assert_has(
         &scheduler("trained_betas", json!([0.1])),
-        &["scheduler_config.json", "`trained_betas` = [0.1] is not supported"],
+        &["scheduler_config.json", "`trained_betas`: expected one for each of num_train_timesteps, found 1"],
     );
     assert_has(
         &scheduler("prediction_type", json!("flow")),

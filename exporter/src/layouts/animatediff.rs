@@ -3,25 +3,12 @@
 //! Source: diffusers `convert_animatediff_checkpoint_to_diffusers`; guoyww/AnimateDiff `motion_module.py`.
 
 use serde_json::{Value as Json, json};
+use vldm_graphs::families::motion_module_name;
 
 use super::{LayoutError, Names, Renaming, Types};
 
 /// The original motion modules.
 pub struct AnimateDiff;
-
-const NAMES: &[(&str, &str)] = &[
-    (".temporal_transformer", ""),
-    (".attention_blocks.0.pos_encoder.pe", ".pos_embed.pe"),
-    (".attention_blocks.0", ".attn1"),
-    (".attention_blocks.1", ".attn2"),
-    (".norms.0", ".norm1"),
-    (".norms.1", ".norm2"),
-    (".ff_norm", ".norm3"),
-];
-/// Prefixes of files that were saved from a training.
-const PREFIXES: &[&str] = &["module.", "unet."];
-/// The second attention has the same positions as the first.
-const SECOND: &str = ".attention_blocks.1.pos_encoder.pe";
 
 /// `config.json` of a `MotionAdapter`, as its tensors (under diffusers' names) tell it; heads and groups are those of all
 /// published motion modules.
@@ -57,11 +44,8 @@ impl Renaming for AnimateDiff {
     }
 
     fn rename(&self, name: &str) -> Option<String> {
-        let name = PREFIXES.iter().fold(name, |name, prefix| name.strip_prefix(prefix).unwrap_or(name));
-        if name.ends_with(SECOND) {
-            return None;
-        }
-        Some(NAMES.iter().fold(name.to_owned(), |name, (old, new)| name.replace(old, new)))
+        // Some files have the name of the network before that of the training.
+        motion_module_name(name.strip_prefix("unet.").unwrap_or(name))
     }
 }
 

@@ -186,8 +186,8 @@ mod tests {
         Tokens::open(&configs(), &mut r, labels).map_err(|e| e.to_string())
     }
 
-    fn labels() -> Option<(String, ConditionsConfig)> {
-        Some(("conditions".to_owned(), ConditionsConfig { width: 8, labels: Vec::new() }))
+    fn labels() -> (String, ConditionsConfig) {
+        ("conditions".to_owned(), ConditionsConfig { width: 8, labels: Vec::new() })
     }
 
     #[test]
@@ -212,10 +212,10 @@ mod tests {
     fn labels_and_prompts_exclude_each_other_and_one_must_be_there() {
         let error = |index: Json, labels| opened(&index, labels).map(|t| t.parts()).expect_err("refused");
         let text = json!({"text_encoder": "dream", "tokenizer": "words"});
-        assert!(error(text, labels()).contains("labels or prompts, not both"));
+        assert!(error(text, Some(labels())).contains("labels or prompts, not both"));
         assert!(error(json!({}), None).starts_with("conditions is missing: model_index.json must name it, or a text"));
         let absent = json!({"text_encoder": "../dream", "tokenizer": "words"});
         assert_eq!(error(absent, None), "../dream is missing: model_index.json names it as text_encoder");
-        assert_eq!(opened(&json!({}), labels()).expect("opens").parts(), ["conditions"]);
+        assert_eq!(opened(&json!({}), Some(labels())).expect("opens").parts(), ["conditions"]);
     }
 }
