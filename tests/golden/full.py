@@ -69,6 +69,33 @@ def ask_animatediff(network, i):
     return network(i["sample"].transpose(1, 2), i["timestep"], text).sample.transpose(1, 2)
 
 
+def svd():
+    """Source: `unet/config.json` of SVD-XT: the defaults of its class."""
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    return UNetSpatioTemporalConditionModel(sample_size=96)
+
+
+def ask_svd(network, i):
+    return network(i["sample"], i["timestep"], i["encoder_hidden_states"], i["added_time_ids"]).sample
+
+
+def small_svd(folder: Path) -> None:
+    """The other folders of an image-to-video checkpoint, as small as may be."""
+    from diffusers import AutoencoderKLTemporalDecoder
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from families.svd import PROCESSOR, scheduler
+
+    AutoencoderKLTemporalDecoder(block_out_channels=(32,)).save_pretrained(folder / "vae")
+    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=32, projection_dim=1024, num_hidden_layers=1, num_attention_heads=1, patch_size=56)
+    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
+    scheduler().save_pretrained(folder / "scheduler")
+    (folder / "feature_extractor").mkdir()
+    (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+
+
 TABLE = {
     "animatediff": Full(
         "keyframes", "unet", animatediff, {"sample": (1, 2, 4, 8, 8), "timestep": (1,), "encoder_hidden_states": (1, 77, 768)},
@@ -76,6 +103,10 @@ TABLE = {
     "modelscope": Full(
         "keyframes", "unet", modelscope, {"sample": (1, 2, 4, 8, 8), "timestep": (1,), "encoder_hidden_states": (1, 77, 1024)},
         ask_modelscope, {"_class_name": "TextToVideoSDPipeline"}, small_vae_and_schedule),
+    "svd": Full(
+        "keyframes", "unet", svd,
+        {"sample": (1, 2, 8, 8, 8), "timestep": (1,), "encoder_hidden_states": (1, 1, 1024), "added_time_ids": (1, 3)},
+        ask_svd, {"_class_name": "StableVideoDiffusionPipeline"}, small_svd),
 }
 
 

@@ -292,3 +292,6 @@ fn decode(b: GraphBuilder<'_>, c: &VaeConfig) -> Result<Graph, BuildError> {
     };
     b.finish(&[("frames", out)])
 }
+
+#[cfg(test)]
+mod tests;

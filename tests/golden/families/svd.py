@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import networks
@@ -42,8 +42,11 @@ def fixture(folder: Path, unet: dict, vae: dict, vision: dict) -> None:
     f.finish()
 
 
-def scheduler():
-    return networks.scheduler("v_prediction")
+def scheduler() -> EulerDiscreteScheduler:
+    """That of the published checkpoints."""
+    return EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", interpolation_type="linear",
+        use_karras_sigmas=True, sigma_min=0.002, sigma_max=700.0, timestep_spacing="leading", timestep_type="continuous", steps_offset=1)
 
 
 def like_published(folder: Path) -> None:
