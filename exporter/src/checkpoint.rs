@@ -69,9 +69,8 @@ impl Checkpoint {
         let wanted = model.components();
         let provenance =
             source.provenance.into_iter().filter(|(name, _)| configs.components.contains_key(name)).collect();
-        read.layouts.retain(|l| {
-            l.split_once(':').is_none_or(|(c, _)| !offers.contains_key(c) || wanted.iter().any(|w| w == c))
-        });
+        let read_by = |(name, layout): (String, String)| wanted.contains(&name).then_some(layout);
+        read.layouts.extend(renamed.into_iter().filter_map(read_by));
         Ok((Self { path, family, model, folders, index: configs.index, provenance, read }, offers))
     }
 
