@@ -85,7 +85,8 @@ def small_svd(folder: Path) -> None:
     from diffusers import AutoencoderKLTemporalDecoder
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    here = Path(__file__).resolve().parent
+    sys.path[:0] = [str(here), str(here.parent.parent / "demo" / "train")]
     from families.svd import PROCESSOR, scheduler
 
     AutoencoderKLTemporalDecoder(block_out_channels=(32,)).save_pretrained(folder / "vae")
