@@ -9,5 +9,6 @@ mod hostile;
 mod optimize;
 mod parity;
 mod python;
+mod tokenizer;
 mod verify;
 mod video;

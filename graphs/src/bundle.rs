@@ -258,6 +258,9 @@ pub struct Text {
     pub end: u32,
     /// Token that fills up to `length`.
     pub pad: u32,
+    /// Those of the three that are looked for in the normalised text: in small letters, whatever a prompt has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub normalized: Vec<u32>,
 }
 
 /// The picture that an image-to-video network sees through an image encoder.

@@ -14,6 +14,7 @@ pub mod parity;
 pub mod sampler;
 pub mod scheduler;
 pub mod tensor;
+pub mod text;
 pub mod video;
 
 pub use backend::{Axis, BACKENDS, Backend, LoadOptions, Port, Probe, Session, backend};

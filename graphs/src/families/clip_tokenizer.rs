@@ -1,6 +1,6 @@
 //! CLIP's tokenizer files: which of them the bundle takes, and the ids of the tokens that frame a text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value as Json, json};
 
@@ -39,6 +39,8 @@ struct Special {
     start: String,
     end: String,
     pad: String,
+    /// Those that are looked for in the normalised text.
+    normalized: Vec<String>,
 }
 
 impl ClipTokenizer {
@@ -59,7 +61,8 @@ impl ClipTokenizer {
         let (start, end) = (id("bos_token", &special.start)?, id("eos_token", &special.end)?);
         let [vocabulary, merges] = [0, 1].map(|i: usize| format!("files/{}", resources[i].name));
         let length = longest.map_or(encoder.positions, |n| n.clamp(3, encoder.positions));
-        let text = Text { vocabulary, merges, length, start, end, pad: id("pad_token", &special.pad)? };
+        let normalized = special.normalized.iter().filter_map(|token| ids.get(token).copied()).collect();
+        let text = Text { vocabulary, merges, length, start, end, pad: id("pad_token", &special.pad)?, normalized };
         Ok(Self { text, resources: resources.into(), ignored })
     }
 }
@@ -135,19 +138,29 @@ impl<'a> Files<'a> {
             r.get("model_max_length").and_then(Json::as_u64).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let listed = r.get("added_tokens_decoder").is_some();
         let map = self.json("special_tokens_map.json").filter(|_| !listed);
+        let mut normalized = BTreeMap::new();
         let mut token = |key: &'static str, default: &str| {
             let own = r.get(key);
-            match map.and_then(|map| map.get(key)).filter(|v| !v.is_null()).or(own) {
-                None => Ok(default.to_owned()),
-                Some(v) => content(v).ok_or_else(|| wrong(&file, key, short(v), "a token")),
-            }
+            let chosen = map.and_then(|map| map.get(key)).filter(|v| !v.is_null()).or(own);
+            let token = match chosen {
+                None => default.to_owned(),
+                Some(v) => text(v).ok_or_else(|| wrong(&file, key, short(v), "a token"))?.to_owned(),
+            };
+            normalized.insert(token.clone(), chosen.is_some_and(is_normalized));
+            Ok(token)
         };
         let (start, end) = (token("bos_token", "<|startoftext|>")?, token("eos_token", "<|endoftext|>")?);
-        let (pad, unknown) = (token("pad_token", "<|endoftext|>")?, token("unk_token", "<|endoftext|>")?);
+        // In this order: of one token named twice, the last says how it is looked for.
+        let (unknown, pad) = (token("unk_token", "<|endoftext|>")?, token("pad_token", "<|endoftext|>")?);
         if unknown != end {
             return Err(r.unsupported("unk_token", format!("{unknown:?}"), format!("{end:?}, the eos_token")));
         }
-        Ok((Special { start, end, pad }, longest, r.finish(HARMLESS)?))
+        for (_, token, _, flag) in self.added() {
+            normalized.insert(token.to_owned(), flag);
+        }
+        let normalized = [&start, &end, &pad].into_iter().filter(|token| normalized[*token]).cloned();
+        let normalized = normalized.collect::<BTreeSet<_>>().into_iter().collect();
+        Ok((Special { start, end, pad, normalized }, longest, r.finish(HARMLESS)?))
     }
 
     fn missing(&self, name: &str) -> ConfigError {
@@ -173,21 +186,30 @@ impl<'a> Files<'a> {
         Ok((Vocabulary { file, map }, resources))
     }
 
-    /// Tokens that were added to the vocabulary are found in a text before all others; only those that frame it are known.
-    fn refuse_added_tokens(&self, special: &Special, ids: &BTreeMap<String, u32>) -> Result<(), ConfigError> {
-        let mut added: Vec<(String, &str, Option<u64>)> = Vec::new();
+    /// The tokens listed as added to the vocabulary: file, token, id, and whether it is looked for in the normalised text.
+    fn added(&self) -> Vec<(String, &'a str, Option<u64>, bool)> {
+        let mut added = Vec::new();
         let config = self.configs.components.get(self.folder).and_then(Option::as_ref);
         if let Some(tokens) = config.and_then(|c| c.get("added_tokens_decoder")).and_then(Json::as_object) {
             let file = self.path("tokenizer_config.json");
-            added.extend(tokens.iter().filter_map(|(id, t)| Some((file.clone(), text(t)?, id.parse().ok()))));
-        }
-        if let Some(tokens) = self.json("added_tokens.json").and_then(Json::as_object) {
-            let file = self.path("added_tokens.json");
-            added.extend(tokens.iter().map(|(t, id)| (file.clone(), t.as_str(), id.as_u64())));
+            let entry =
+                |(id, t): (&String, &'a Json)| Some((file.clone(), text(t)?, id.parse().ok(), is_normalized(t)));
+            added.extend(tokens.iter().filter_map(entry));
         }
         if let Some(tokens) = self.json("tokenizer.json").and_then(|j| j.get("added_tokens")).and_then(Json::as_array) {
             let file = self.path("tokenizer.json");
-            added.extend(tokens.iter().filter_map(|t| Some((file.clone(), text(t)?, t.get("id")?.as_u64()))));
+            let entry = |t: &'a Json| Some((file.clone(), text(t)?, t.get("id")?.as_u64(), is_normalized(t)));
+            added.extend(tokens.iter().filter_map(entry));
+        }
+        added
+    }
+
+    /// Added tokens are found in a text before all others; only those that frame it are known.
+    fn refuse_added_tokens(&self, special: &Special, ids: &BTreeMap<String, u32>) -> Result<(), ConfigError> {
+        let mut added: Vec<_> = self.added().into_iter().map(|(file, token, id, _)| (file, token, id)).collect();
+        if let Some(tokens) = self.json("added_tokens.json").and_then(Json::as_object) {
+            let file = self.path("added_tokens.json");
+            added.extend(tokens.iter().map(|(t, id)| (file.clone(), t.as_str(), id.as_u64())));
         }
         for (file, token, id) in added {
             let known = [&special.start, &special.end, &special.pad].iter().any(|t| t.as_str() == token);
@@ -206,8 +228,9 @@ fn text(token: &Json) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-fn content(token: &Json) -> Option<String> {
-    text(token).map(str::to_owned)
+/// Whether a token is looked for in the normalised text; one that is a plain string is not.
+fn is_normalized(token: &Json) -> bool {
+    token.get("normalized").and_then(Json::as_bool).unwrap_or(false)
 }
 
 /// Vocabulary and merges (as `merges.txt` has them) of a `tokenizer.json`.
@@ -294,8 +317,23 @@ mod tests {
     fn the_padding_is_the_one_of_the_map_of_special_tokens() {
         let text = opened(|_| ()).expect("opens").text();
         assert_eq!((text.start, text.end, text.pad, text.length), (3, 4, 0, 77));
+        assert!(text.normalized.is_empty(), "the unknown token is the same and a plain string");
         let listed = json!({"pad_token": "<|endoftext|>", "added_tokens_decoder": {}});
         assert_eq!(opened(|c| configure(c, listed)).expect("opens").text().pad, 4);
+    }
+
+    /// As transformers 5 does with the same files; `tests/tokenizer.rs` compares ids.
+    #[test]
+    fn the_last_to_name_a_token_says_how_it_is_looked_for() {
+        let token = |text: &str| json!({"content": text, "normalized": true});
+        let mut map = json!({"bos_token": token("<|startoftext|>"), "eos_token": token("<|endoftext|>"),
+            "unk_token": token("<|endoftext|>"), "pad_token": "!"});
+        assert_eq!(
+            opened(|c| set(c, "special_tokens_map.json", map.clone())).expect("opens").text().normalized,
+            [4, 3]
+        );
+        map["pad_token"] = json!("<|endoftext|>");
+        assert_eq!(opened(|c| set(c, "special_tokens_map.json", map)).expect("opens").text().normalized, [3]);
     }
 
     #[test]
