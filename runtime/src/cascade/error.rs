@@ -6,7 +6,7 @@ use super::layout::Kind;
 use super::plan::PlanError;
 use crate::error::BackendError;
 use crate::image::ImageError;
-use crate::scheduler::StepsError;
+use crate::text::TextError;
 use crate::video::VideoError;
 
 /// Why a cascade did not make its video.
@@ -19,9 +19,9 @@ pub enum CascadeError {
     /// The bundle lacks something.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// A stage has more steps than its noise schedule.
+    /// A prompt cannot be encoded.
     #[error(transparent)]
-    Steps(#[from] StepsError),
+    Text(#[from] TextError),
     /// The first frame cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 
 /// Parts that one call of a run needs, at its start. All others stay loaded: a long video calls them to its end, and a
 /// short one keeps them as well, so that both take the same memory.
-const START: &[&str] = &["conditions", "image", "encoder"];
+const START: &[&str] = &["conditions", "text_encoder", "temporal_text_encoder", "image_encoder", "image", "encoder"];
 
 struct Part {
     file: PathBuf,
@@ -22,6 +22,8 @@ struct Part {
 
 /// Networks by the names of their parts.
 pub(super) struct Sessions<'a> {
+    dir: &'a Path,
+    bundle: &'a Manifest,
     backend: &'a dyn Backend,
     options: LoadOptions,
     parts: BTreeMap<String, Mutex<Part>>,
@@ -29,10 +31,20 @@ pub(super) struct Sessions<'a> {
 
 impl<'a> Sessions<'a> {
     /// The networks of a bundle; none is loaded yet.
-    pub(super) fn new(dir: &Path, bundle: &Manifest, backend: &'a dyn Backend, options: LoadOptions) -> Self {
+    pub(super) fn new(dir: &'a Path, bundle: &'a Manifest, backend: &'a dyn Backend, options: LoadOptions) -> Self {
         let part = |file: &str| Mutex::new(Part { file: dir.join(file), session: None });
         let parts = bundle.parts.iter().map(|(name, p)| (name.clone(), part(&p.file))).collect();
-        Self { backend, options, parts }
+        Self { dir, bundle, backend, options, parts }
+    }
+
+    /// The bundle's folder.
+    pub(super) fn dir(&self) -> &Path {
+        self.dir
+    }
+
+    /// The bundle.
+    pub(super) fn bundle(&self) -> &Manifest {
+        self.bundle
     }
 
     /// Calls a part with those of `inputs` that it has. Its first output, which must be f32, of shape `expected` when

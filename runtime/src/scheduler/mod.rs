@@ -26,7 +26,7 @@ pub use schedule::{alphas_bar, timesteps};
 use vldm_graphs::bundle::{self, PredictionType, SchedulerKind};
 
 /// A run of one scheduler.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
     /// Standard deviation of the start noise.
     pub start: f64,

@@ -15,7 +15,11 @@ use crate::output::{note, text};
 #[derive(clap::Args)]
 pub struct Args {
     /// Checkpoint or bundle folder the plan is for
-    source: PathBuf,
+    #[arg(required_unless_present = "named", conflicts_with = "named")]
+    source: Option<PathBuf>,
+    /// The same, named
+    #[arg(long = "for", id = "named", value_name = "FOLDER")]
+    named: Option<PathBuf>,
     /// Plan file to write; must not exist [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -25,6 +29,12 @@ pub struct Args {
     /// Label to change half-way through the chunks, such as night=1
     #[arg(long, value_name = "LABEL=CLASS", requires = "chunks", value_parser = label)]
     then: Option<(String, u64)>,
+    /// What the video shows, in words, for bundles with text
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Picture to set in motion or to enlarge, for bundles that take one
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     #[command(flatten)]
     cache: CacheArgs,
 }
@@ -36,13 +46,17 @@ fn label(text: &str) -> Result<(String, u64), String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let bundle = args.cache.open(&args.source)?;
-    let mut plan = Template { chunks: args.chunks, change: args.then }.plan(&bundle.manifest);
+    let source = args.source.or(args.named).context("expected a checkpoint or bundle folder")?;
+    let bundle = args.cache.open(&source)?;
     let folder = args.out.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
-    plan.base = folder.map(Path::to_path_buf).unwrap_or_default();
-    let source = Some(from_folder(&args.source, &plan.base)?);
-    let named = if bundle.path == args.source { &mut plan.bundle } else { &mut plan.checkpoint };
-    *named = source;
+    let base = folder.map(Path::to_path_buf).unwrap_or_default();
+    let image = args.image.map(|path| from_folder(&path, &base)).transpose()?;
+    let template = Template { chunks: args.chunks, change: args.then, prompt: args.prompt, image };
+    let mut plan = template.plan(&bundle.manifest);
+    plan.base = base;
+    let named = Some(from_folder(&source, &plan.base)?);
+    let slot = if bundle.path == source { &mut plan.bundle } else { &mut plan.checkpoint };
+    *slot = named;
     // A plan that this bundle cannot run is never written.
     Layout::new(&plan, &bundle.manifest)?;
     let plan = serde_json::to_string_pretty(&plan.to_json())?;

@@ -1,12 +1,13 @@
 //! From a plan to streams, stages and units, stage by stage.
 
-use vldm_graphs::bundle::Manifest;
+use vldm_graphs::bundle::{Manifest, Scheduler};
 
 use super::super::plan::{NoiseRule, Plan, PlanError, SchedulerKeys};
 use super::needs::{Needs, takes};
 use super::windows::Windows;
-use super::{Kind, Layout, Span, Stage, Stream, Unit};
+use super::{Kind, Layout, LongClip, Span, Stage, Stream, Unit};
 use crate::sampler::Guidance;
+use crate::scheduler::{self, Table};
 
 /// Longest video, in frames.
 const MAX_FRAMES: usize = 10_000_000;
@@ -16,19 +17,21 @@ pub(super) struct Builder<'a> {
     pub(super) plan: &'a Plan,
     pub(super) bundle: &'a Manifest,
     streams: Vec<Stream>,
-    pub(super) stages: Vec<Stage>,
+    stages: Vec<Stage>,
+    tables: Vec<Table>,
     units: Vec<Unit>,
+    pub(super) long: Option<LongClip>,
     pub(super) latent: [usize; 3],
 }
 
 pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError> {
-    let mut b = Builder { plan, bundle, streams: vec![], stages: vec![], units: vec![], latent: latent(plan, bundle)? };
-    if plan.noise != NoiseRule::Torch {
-        return Err(plan.error("noise", "\"torch\"", "another rule"));
-    }
+    let latent = latent(plan, bundle)?;
+    let mut b =
+        Builder { plan, bundle, streams: vec![], stages: vec![], tables: vec![], units: vec![], long: None, latent };
     if plan.source.is_some() {
         return Err(plan.error("source", "a stage that makes frames", "a file"));
     }
+    pipeline(plan)?;
     let needs = needs(plan, bundle);
     needs.check(plan)?;
     let start = b.start(needs)?;
@@ -47,10 +50,24 @@ pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError
     let passes = plan.interpolate.len() as i32;
     let factor = bundle.cascade.interpolation.as_ref().map_or(1, |i| i.factor);
     let fps = plan.video.fps.unwrap_or(bundle.cascade.key_fps * (factor as f64).powi(passes));
-    let Builder { streams, stages, units, .. } = b;
-    let mut layout = Layout { streams, stages, units, frames, fps, size: [height, width], needs, cues, none };
+    let Builder { streams, stages, tables, units, long, .. } = b;
+    let mut layout =
+        Layout { streams, stages, tables, units, frames, fps, size: [height, width], needs, cues, none, long };
     set_needed(&mut layout);
     Ok(layout)
+}
+
+/// One generator for all noise of a stage is a rule for what a pipeline of diffusers does.
+fn pipeline(plan: &Plan) -> Result<(), PlanError> {
+    let others = [(plan.predict.is_some(), "predict"), (!plan.interpolate.is_empty(), "interpolate")];
+    match others.into_iter().find(|(there, _)| *there) {
+        Some((_, stage)) if plan.noise == NoiseRule::Diffusers => {
+            let expected =
+                format!("\"counter\" or \"torch\" in a plan with {stage}, which diffusers has no pipeline for");
+            Err(plan.error("noise", expected, "\"diffusers\""))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the networks of the plan want to be shown.
@@ -61,7 +78,7 @@ fn needs(plan: &Plan, bundle: &Manifest) -> Needs {
 }
 
 /// The part that makes key frames: one of single images where there is none of clips.
-pub(super) fn main_part(bundle: &Manifest) -> &'static str {
+pub(crate) fn main_part(bundle: &Manifest) -> &'static str {
     if !bundle.parts.contains_key("keyframes") && bundle.parts.contains_key("image") { "image" } else { "keyframes" }
 }
 
@@ -126,17 +143,32 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Checks the number of steps, and the changes to the scheduler, of the stage at `key`.
-    pub(super) fn steps(&self, key: &str, steps: usize, changes: &SchedulerKeys) -> Result<usize, PlanError> {
-        let train = self.bundle.cascade.scheduler.num_train_timesteps;
-        if steps > train {
-            let key = format!("{key}.steps");
-            return Err(self.plan.error(&key, format!("at most the {train} training steps"), steps.to_string()));
-        }
-        if !changes.is_empty() {
-            return Err(self.plan.error(&format!("{key}.scheduler"), "the bundle's own scheduler", "changes to it"));
-        }
-        Ok(steps)
+    /// The table of the stage at `key`, over the noise schedule `trained` with the plan's changes.
+    pub(super) fn table(
+        &self,
+        key: &str,
+        steps: usize,
+        changes: &SchedulerKeys,
+        trained: &Scheduler,
+    ) -> Result<Table, PlanError> {
+        let source =
+            |source| PlanError::Scheduler { file: self.plan.file.clone(), key: format!("{key}.scheduler"), source };
+        let schedule = trained.with_overrides(changes).map_err(source)?;
+        scheduler::table(&schedule, steps).map_err(|e| {
+            let expected = format!("{} to {} for {}", e.least, e.most, e.kind);
+            self.plan.error(&format!("{key}.steps"), expected, steps.to_string())
+        })
+    }
+
+    /// The table of a stage over latents.
+    pub(super) fn latent_table(&self, key: &str, steps: usize, changes: &SchedulerKeys) -> Result<Table, PlanError> {
+        self.table(key, steps, changes, &self.bundle.cascade.scheduler)
+    }
+
+    /// Adds a stage with the table of its steps.
+    pub(super) fn stage(&mut self, stage: Stage, table: Table) {
+        self.stages.push(stage);
+        self.tables.push(table);
     }
 
     pub(super) fn latents(&self, frames: usize) -> Vec<usize> {
@@ -165,11 +197,13 @@ impl<'a> Builder<'a> {
             );
         }
         let guidance = Guidance::new(settings.guidance, settings.context_guidance);
-        let steps = self.steps(kind.name(), settings.steps, &settings.scheduler)?;
+        let table = self.latent_table(kind.name(), settings.steps, &settings.scheduler)?;
+        let steps = table.steps.len();
         let shape = self.latents(factor + 1);
         let noise_bytes = shape.iter().product::<usize>() * F32;
         let evaluations = gaps * steps * guidance.branches(true).len();
-        self.stages.push(Stage { kind, part, units: gaps, frames: frames - 1, shape, steps, evaluations, noise_bytes });
+        let stage = Stage { kind, part, units: gaps, frames: frames - 1, shape, steps, evaluations, noise_bytes };
+        self.stage(stage, table);
         Ok(())
     }
 
@@ -194,16 +228,8 @@ impl<'a> Builder<'a> {
         } else {
             ([&[frames.min(d.window)], &self.latent[..]].concat(), units)
         };
-        self.stages.push(Stage {
-            kind: Kind::Decode,
-            part,
-            units,
-            frames,
-            shape,
-            steps: 1,
-            evaluations,
-            noise_bytes: 0,
-        });
+        let stage = Stage { kind: Kind::Decode, part, units, frames, shape, steps: 1, evaluations, noise_bytes: 0 };
+        self.stage(stage, Table::default());
         Ok(windows)
     }
 
@@ -227,13 +253,20 @@ impl<'a> Builder<'a> {
             let reads = vec![Span { stream: below, frames: windows.covered(i) }];
             self.unit(i, reads, Span { stream, frames: windows.stored(i) });
         }
-        let (units, steps) = (windows.count(), self.steps("upsample", u.steps, &u.scheduler)?);
+        let pixels = || {
+            let prediction_type = upsampler.prediction_type;
+            Scheduler { prediction_type, ..self.bundle.cascade.scheduler.clone() }
+        };
+        let trained = upsampler.latent.as_ref().map_or_else(pixels, |latent| latent.scheduler.clone());
+        let table = self.table("upsample", u.steps, &u.scheduler, &trained)?;
+        let (units, steps) = (windows.count(), table.steps.len());
         let folded = channels * factor * factor;
         let window = frames.min(u.window);
         let shape = vec![1, window, folded, height, width];
         let noise_bytes = window * (folded + channels) * height * width * F32;
         let evaluations = units * steps;
-        self.stages.push(Stage { kind: Kind::Upsample, part, units, frames, shape, steps, evaluations, noise_bytes });
+        let stage = Stage { kind: Kind::Upsample, part, units, frames, shape, steps, evaluations, noise_bytes };
+        self.stage(stage, table);
         Ok(windows)
     }
 
@@ -248,15 +281,8 @@ impl<'a> Builder<'a> {
         }
         let shape = vec![1, channels, height, width];
         let units = windows.count();
-        self.stages.push(Stage {
-            kind: Kind::Video,
-            part: None,
-            units,
-            frames,
-            shape,
-            steps: 1,
-            evaluations: 0,
-            noise_bytes: 0,
-        });
+        let stage =
+            Stage { kind: Kind::Video, part: None, units, frames, shape, steps: 1, evaluations: 0, noise_bytes: 0 };
+        self.stage(stage, Table::default());
     }
 }

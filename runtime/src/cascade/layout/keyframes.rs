@@ -2,11 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::super::plan::{PlanError, Start};
+use super::super::plan::{NoiseRule, PlanError, Start, Weighting};
 use super::build::{Builder, F32, main_part};
 use super::needs::{Cue, Needs, takes};
-use super::{Kind, Span, Stage};
+use super::{Kind, LongClip, Span, Stage};
 use crate::sampler::Guidance;
+use crate::sampler::windows::{self, Tail, WindowError};
+use crate::scheduler::Table;
+
+fn weighting(w: Weighting) -> windows::Weighting {
+    match w {
+        Weighting::Flat => windows::Weighting::Flat,
+        Weighting::Pyramid => windows::Weighting::Pyramid,
+        Weighting::DelayedReverseSawtooth => windows::Weighting::DelayedReverseSawtooth,
+    }
+}
 
 /// What is shown from which key frame on, and what where nothing is given.
 type Cues = (BTreeMap<usize, Cue>, Cue);
@@ -27,27 +37,32 @@ impl Builder<'_> {
             evaluations: 1,
             noise_bytes,
         };
-        let stage = match k.start {
+        let (stage, table) = match k.start {
             Start::Window if needs.picture_latents => {
                 let pixels = 3 * latent[1] * latent[2] * scale * scale;
-                encode(self.part("conditions.image", "encoder", &[])?, pixels * F32)
+                (encode(self.part("conditions.image", "encoder", &[])?, pixels * F32), Table::default())
             }
             Start::Window => return Ok(None),
-            Start::Image => Stage {
-                kind: Kind::Image,
-                part: self.part("keyframes.start", "image", &[])?,
-                units: 1,
-                frames: 1,
-                shape: [&[1], &latent[..]].concat(),
-                steps: self.steps("keyframes", k.steps, &k.scheduler)?,
-                evaluations: k.steps * self.guidance(1.0).branches(false).len(),
-                noise_bytes: latent.iter().product::<usize>() * F32,
-            },
-            Start::File(_) => encode(self.part("keyframes.start", "encoder", &[])?, 0),
+            Start::Image => {
+                let table = self.latent_table("keyframes", k.steps, &k.scheduler)?;
+                let steps = table.steps.len();
+                let stage = Stage {
+                    kind: Kind::Image,
+                    part: self.part("keyframes.start", "image", &[])?,
+                    units: 1,
+                    frames: 1,
+                    shape: [&[1], &latent[..]].concat(),
+                    steps,
+                    evaluations: steps * self.guidance(1.0).branches(false).len(),
+                    noise_bytes: latent.iter().product::<usize>() * F32,
+                };
+                (stage, table)
+            }
+            Start::File(_) => (encode(self.part("keyframes.start", "encoder", &[])?, 0), Table::default()),
         };
         let stream = self.stream(1, latent);
         self.unit(0, vec![], Span { stream, frames: 0..1 });
-        self.stages.push(stage);
+        self.stage(stage, table);
         Ok(Some(stream))
     }
 
@@ -81,6 +96,22 @@ impl Builder<'_> {
         Ok(if k.freenoise.is_some() { "keyframes_long" } else { "keyframes" })
     }
 
+    /// The windows of a long clip, of which every step may have its own.
+    fn windows(&self, steps: usize) -> Result<Option<LongClip>, PlanError> {
+        let (plan, k) = (self.plan, &self.plan.keyframes);
+        let error = |key: &str, e: &WindowError| plan.error(&format!("keyframes.{key}"), e.to_string(), "these");
+        if let Some(c) = &k.context {
+            let context = windows::Context { length: c.length, stride: c.stride, overlap: c.overlap, closed: c.closed };
+            let of_step = |step| windows::uniform(k.frames, step, &context, weighting(c.weights));
+            let all = (0..steps).map(of_step).collect::<Result<_, _>>().map_err(|e| error("context", &e))?;
+            return Ok(Some(LongClip::Context(all)));
+        }
+        let Some(f) = &k.freenoise else { return Ok(None) };
+        let tail = if plan.noise == NoiseRule::Diffusers { Tail::Diffusers } else { Tail::Exact };
+        let all = windows::free_noise(k.frames, f.length, f.stride, weighting(f.weights), tail);
+        all.map(|all| Some(LongClip::FreeNoise(all))).map_err(|e| error("freenoise", &e))
+    }
+
     /// Something must tell a network what to show, if it wants to be told.
     fn tokens(&self, part: &str, needs: Needs) -> Result<(), PlanError> {
         let wants = self.bundle.parts.get(part).is_some_and(|part| takes(part, "encoder_hidden_states"));
@@ -110,8 +141,9 @@ impl Builder<'_> {
         for i in 0..k.frames {
             self.unit(i, vec![], Span { stream, frames: i..i + 1 });
         }
-        let steps = self.steps("keyframes", k.steps, &k.scheduler)?;
-        self.stages.push(Stage {
+        let table = self.latent_table("keyframes", k.steps, &k.scheduler)?;
+        let steps = table.steps.len();
+        let stage = Stage {
             kind: Kind::Keyframes,
             part,
             units: k.frames,
@@ -120,7 +152,8 @@ impl Builder<'_> {
             steps,
             evaluations: k.frames * steps * self.guidance(1.0).branches(false).len(),
             noise_bytes: self.latent.iter().product::<usize>() * F32,
-        });
+        };
+        self.stage(stage, table);
         Ok(cues)
     }
 
@@ -148,18 +181,14 @@ impl Builder<'_> {
         self.unit(0, reads, Span { stream, frames: 0..window });
         let shape = self.latents(window);
         let noise_bytes = shape.iter().product::<usize>() * F32;
-        let steps = self.steps("keyframes", k.steps, &k.scheduler)?;
-        let evaluations = steps * self.guidance(k.context_guidance).branches(starts).len();
-        self.stages.push(Stage {
-            kind: Kind::Keyframes,
-            part,
-            units: 1,
-            frames: window,
-            shape,
-            steps,
-            evaluations,
-            noise_bytes,
-        });
+        let table = self.latent_table("keyframes", k.steps, &k.scheduler)?;
+        let steps = table.steps.len();
+        self.long = self.windows(steps)?;
+        let calls = self.long.as_ref().map_or(steps, |long| long.calls(steps));
+        let evaluations = calls * self.guidance(k.context_guidance).branches(starts).len();
+        let kind = Kind::Keyframes;
+        let stage = Stage { kind, part, units: 1, frames: window, shape, steps, evaluations, noise_bytes };
+        self.stage(stage, table);
 
         let Some(p) = predict else { return Ok(cues) };
         for i in 0..p.chunks.len() {
@@ -167,11 +196,13 @@ impl Builder<'_> {
             self.unit(i, vec![Span { stream, frames: at - p.context..at }], Span { stream, frames: at..at + fresh });
         }
         let guidance = Guidance::new(p.guidance, p.context_guidance);
-        let (units, steps) = (p.chunks.len(), self.steps("predict", p.steps, &p.scheduler)?);
+        let table = self.latent_table("predict", p.steps, &p.scheduler)?;
+        let (units, steps) = (p.chunks.len(), table.steps.len());
         let evaluations = units * steps * guidance.branches(true).len();
         let frames = units * fresh;
         let shape = self.latents(window);
-        self.stages.push(Stage { kind: Kind::Predict, part, units, frames, shape, steps, evaluations, noise_bytes });
+        let stage = Stage { kind: Kind::Predict, part, units, frames, shape, steps, evaluations, noise_bytes };
+        self.stage(stage, table);
         Ok(cues)
     }
 }

@@ -14,8 +14,11 @@ use std::ops::Range;
 use serde::{Serialize, Serializer};
 use vldm_graphs::bundle::Manifest;
 
+pub(crate) use self::build::main_part;
 pub(crate) use self::needs::{Cue, Needs};
 use super::plan::{Plan, PlanError};
+use crate::sampler::windows::Windows;
+use crate::scheduler::Table;
 use crate::video::VideoSpec;
 
 /// A stage of the cascade.
@@ -144,6 +147,8 @@ pub struct Layout {
     pub streams: Vec<Stream>,
     /// Stages, in the order of the cascade.
     pub stages: Vec<Stage>,
+    /// The table of steps of each stage; empty for stages without.
+    pub(crate) tables: Vec<Table>,
     /// Units; each comes after those it depends on.
     pub units: Vec<Unit>,
     /// Frames of the video.
@@ -158,6 +163,27 @@ pub struct Layout {
     pub(crate) cues: BTreeMap<usize, Cue>,
     /// What is shown where nothing is given.
     pub(crate) none: Cue,
+    /// Windows over a clip that is longer than the network takes.
+    pub(crate) long: Option<LongClip>,
+}
+
+/// Windows over a clip that is longer than the network takes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum LongClip {
+    /// Those that each step calls the network for.
+    Context(Vec<Windows>),
+    /// Those of the network's temporal layers.
+    FreeNoise(Windows),
+}
+
+impl LongClip {
+    /// Calls of the network in so many steps, of one branch.
+    fn calls(&self, steps: usize) -> usize {
+        match self {
+            Self::Context(windows) => windows.iter().map(|w| w.frames().len()).sum(),
+            Self::FreeNoise(_) => steps,
+        }
+    }
 }
 
 impl Layout {
@@ -324,6 +350,6 @@ mod tests {
         let e = message(&|d, _| d["stages"][6]["noise_level"] = json!(100));
         assert_eq!(e, "test.json: upsample.noise_level: expected a whole number from 0 to 99, found 100");
         let e = message(&|_, b| b.cascade.scheduler.num_train_timesteps = 2);
-        assert_eq!(e, "test.json: keyframes.steps: expected at most the 2 training steps, found 3");
+        assert_eq!(e, "test.json: keyframes.steps: expected 1 to 2 for DDIMScheduler, found 3");
     }
 }

@@ -18,9 +18,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 pub use settings::{
     Chunk, Conditions, Context, ContextReplace, Decode, File, FreeNoise, Interpolate, Keyframes, Labels, MOTION_BUCKET,
-    NOISE_AUGMENTATION, NoiseRule, Predict, SchedulerKeys, Start, Upsample, Video, Weight, Weighting,
+    NOISE_AUGMENTATION, Predict, SchedulerKeys, Start, Upsample, Video, Weight, Weighting,
 };
 pub use template::Template;
+use vldm_graphs::bundle::SchedulerError;
+
+pub use crate::noise::NoiseRule;
 
 /// The only plan version that is written and read.
 pub const VERSION: u64 = 1;
@@ -68,6 +71,16 @@ pub enum PlanError {
         key: String,
         /// The keys that mean something here.
         known: String,
+    },
+    /// The changes to a scheduler cannot be made.
+    #[error("{file}: {key}: {source}")]
+    Scheduler {
+        /// The plan file.
+        file: String,
+        /// The key of the changes.
+        key: String,
+        /// Key, expectation and finding.
+        source: SchedulerError,
     },
     /// `--set` names a place that the plan does not have.
     #[error("{file}: cannot set {key}: {why}")]

@@ -6,19 +6,6 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// Where the numbers of noise come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NoiseRule {
-    /// A function of seed, stage, segment and element: the rule of new plans.
-    Counter,
-    /// torch's CPU generator, seeded anew for each segment: what a plan that names no rule means.
-    #[default]
-    Torch,
-    /// One torch CPU generator, drawn from in the order of the diffusers pipeline.
-    Diffusers,
-}
-
 /// Label name → class; `None` is "not given".
 pub type Labels = BTreeMap<String, Option<u64>>;
 

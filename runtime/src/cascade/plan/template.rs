@@ -4,10 +4,18 @@ use std::path::PathBuf;
 
 use vldm_graphs::bundle::Manifest;
 
+use super::super::layout::{Needs, main_part};
 use super::{
-    Chunk, Conditions, Decode, Interpolate, Keyframes, Labels, MAX_PASSES, NoiseRule, Plan, Predict, Start, Upsample,
-    Video,
+    Chunk, Conditions, Decode, File, Interpolate, Keyframes, Labels, MAX_PASSES, MOTION_BUCKET, NOISE_AUGMENTATION,
+    NoiseRule, Plan, Predict, Upsample, Video, Weight,
 };
+
+/// What stands for a prompt until there is one.
+const PROMPT: &str = "say here what to show";
+/// What stands for a picture until there is one.
+const PICTURE: &str = "first.png";
+/// Most frames that a window of the decoder yields.
+const DECODED: usize = 8;
 
 /// What a new plan should be like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,14 +24,19 @@ pub struct Template {
     pub chunks: usize,
     /// Label and class to change to half-way through the chunks.
     pub change: Option<(String, u64)>,
+    /// What the video shows, for bundles with text.
+    pub prompt: Option<String>,
+    /// The picture to set in motion, or to enlarge, for bundles that take one.
+    pub image: Option<PathBuf>,
 }
 
 impl Template {
-    /// A plan for `bundle` with every part it has and the defaults of each stage.
-    /// Labels start in the middle of their classes, rounded down.
+    /// A plan for `bundle` with every part it has: the settings of its upstream pipeline, and the defaults of each stage
+    /// elsewhere. Labels start in the middle of their classes, rounded down; prompt and picture have a placeholder.
     pub fn plan(&self, bundle: &Manifest) -> Plan {
         let cascade = &bundle.cascade;
-        let frames = Keyframes { frames: cascade.window, ..Keyframes::default() };
+        let main = bundle.parts.get(main_part(bundle));
+        let needs = main.or(bundle.parts.get("upsampler")).map(|part| Needs::of(part, bundle)).unwrap_or_default();
         let chunk = |i: usize| match &self.change {
             Some((label, class)) if i == self.chunks / 2 => {
                 Chunk { labels: Labels::from([(label.clone(), Some(*class))]), ..Chunk::default() }
@@ -35,25 +48,69 @@ impl Template {
         let factor = cascade.interpolation.as_ref().map_or(1.0, |i| i.factor as f64);
         let passes = cascade.interpolation.as_ref().map_or(0, |i| i.regimes.clamp(1, MAX_PASSES));
         let [height, width] = cascade.latent_size;
+        let file = || File { file: self.image.clone().unwrap_or_else(|| PICTURE.into()) };
+        let mut conditions = self.conditions(bundle, needs);
+        conditions.image = (needs.picture || (main.is_some() && self.image.is_some())).then(file);
         Plan {
             file: "new plan".to_owned(),
             base: PathBuf::new(),
             checkpoint: None,
             bundle: None,
             seed: 0,
-            noise: NoiseRule::Torch,
-            size: Some([height * cascade.spatial_factor, width * cascade.spatial_factor]),
-            conditions: Conditions {
-                labels: cascade.labels.iter().map(|l| (l.name.clone(), Some((l.classes - 1) / 2))).collect(),
-                ..Conditions::default()
-            },
-            source: None,
-            keyframes: Keyframes { start: Start::Window, ..frames },
+            noise: NoiseRule::Counter,
+            size: main.is_some().then_some([height * cascade.spatial_factor, width * cascade.spatial_factor]),
+            conditions,
+            source: main.is_none().then(file),
+            keyframes: keyframes(bundle),
             predict: (self.chunks > 0).then_some(predict),
             interpolate: vec![Interpolate::default(); passes],
-            decode: Decode { temporal: bundle.parts.contains_key("decoder"), ..Decode::default() },
-            upsample: cascade.upsampler.is_some().then(Upsample::default),
+            decode: decode(bundle, needs),
+            upsample: upsample(bundle),
             video: Video { fps: Some(cascade.key_fps * factor.powi(passes as i32)), ..Video::default() },
         }
     }
+
+    fn conditions(&self, bundle: &Manifest, needs: Needs) -> Conditions {
+        let labels = bundle.cascade.labels.iter().filter(|_| needs.labels);
+        let text = |text: &str| needs.text.then(|| text.to_owned());
+        Conditions {
+            labels: labels.map(|l| (l.name.clone(), Some((l.classes - 1) / 2))).collect(),
+            prompt: self.prompt.clone().or_else(|| text(PROMPT)),
+            negative_prompt: text(""),
+            fps: needs.added_time_ids.then_some(bundle.cascade.key_fps),
+            motion_bucket_id: needs.added_time_ids.then_some(MOTION_BUCKET),
+            noise_aug_strength: needs.picture_latents.then_some(NOISE_AUGMENTATION),
+            ..Conditions::default()
+        }
+    }
+}
+
+fn keyframes(bundle: &Manifest) -> Keyframes {
+    let default = Keyframes { frames: bundle.cascade.window, ..Keyframes::default() };
+    match &bundle.cascade.sampling {
+        Some(sampling) => Keyframes { steps: sampling.steps, guidance: Weight(sampling.guidance), ..default },
+        None => default,
+    }
+}
+
+fn decode(bundle: &Manifest, needs: Needs) -> Decode {
+    let default = Decode { temporal: bundle.parts.contains_key("decoder"), ..Decode::default() };
+    if !needs.picture {
+        return default;
+    }
+    // Chunks of about one length, each a clip of its own, as the pipeline decodes.
+    let frames = bundle.cascade.window.max(1);
+    Decode { window: frames.div_ceil(frames.div_ceil(DECODED)), halo: 0, ..default }
+}
+
+fn upsample(bundle: &Manifest) -> Option<Upsample> {
+    let upsampler = bundle.cascade.upsampler.as_ref()?;
+    let default = Upsample::default();
+    let Some(latent) = &upsampler.latent else { return Some(default) };
+    Some(Upsample {
+        steps: latent.sampling.steps,
+        guidance: latent.sampling.guidance[0],
+        noise_level: default.noise_level.min(latent.max_noise_level),
+        ..default
+    })
 }

@@ -1,6 +1,8 @@
 //! What a unit of each stage does. Each is a pure function of the plan, the bundle and the frames it reads.
 
 mod decode;
+mod keyframes;
+mod picture;
 mod sample;
 mod tokens;
 mod upsample;
@@ -9,7 +11,7 @@ mod video;
 use std::sync::{Arc, Mutex};
 
 use ndarray::{Array3, Array4, ArrayD, Axis, Ix4, IxDyn};
-use vldm_graphs::bundle::{self, Manifest};
+use vldm_graphs::bundle::Manifest;
 
 use self::tokens::Tokens;
 use super::error::{CascadeError, Place};
@@ -18,8 +20,8 @@ use super::layout::{Kind, Layout};
 use super::plan::Plan;
 use super::sessions::Sessions;
 use super::store::Frame;
+use crate::noise::Source;
 use crate::sampler::Control;
-use crate::scheduler::{Table, table};
 use crate::tensor::Tensor;
 use crate::video::FrameSink;
 
@@ -30,13 +32,11 @@ pub(super) struct Stages<'a> {
     layout: &'a Layout,
     sessions: &'a Sessions<'a>,
     tokens: Tokens,
-    /// The table of steps of each stage; without steps for stages without.
-    steps: Vec<Table>,
     sink: Mutex<Option<Box<dyn FrameSink>>>,
 }
 
 impl<'a> Stages<'a> {
-    /// Encodes the labels and makes the tables of steps.
+    /// Encodes labels, prompts and the picture.
     pub(super) fn new(
         plan: &'a Plan,
         bundle: &'a Manifest,
@@ -44,17 +44,8 @@ impl<'a> Stages<'a> {
         sessions: &'a Sessions<'a>,
         sink: Box<dyn FrameSink>,
     ) -> Result<Self, CascadeError> {
-        let latent = &bundle.cascade.scheduler;
-        let upsampler = bundle.cascade.upsampler.as_ref();
-        let pixel = upsampler.map(|u| bundle::Scheduler { prediction_type: u.prediction_type, ..latent.clone() });
-        let of_stage = |kind, n| match kind {
-            Kind::Image | Kind::Keyframes | Kind::Predict | Kind::Interpolate(_) => table(latent, n),
-            Kind::Upsample => table(pixel.as_ref().unwrap_or(latent), n),
-            Kind::Picture | Kind::Decode | Kind::Video => Ok(Table { start: 1.0, steps: vec![] }),
-        };
-        let steps = layout.stages.iter().map(|s| of_stage(s.kind, s.steps)).collect::<Result<_, _>>()?;
-        let tokens = Tokens::encode(layout, sessions)?;
-        Ok(Self { plan, bundle, layout, sessions, tokens, steps, sink: Mutex::new(Some(sink)) })
+        let tokens = Tokens::encode(plan, layout, sessions)?;
+        Ok(Self { plan, bundle, layout, sessions, tokens, sink: Mutex::new(Some(sink)) })
     }
 
     /// The sink, when all units are done.
@@ -70,18 +61,19 @@ impl Work for Stages<'_> {
         if !control.proceed() {
             return Err(CascadeError::Cancelled);
         }
-        let steps = &self.steps[u.stage];
+        let steps = &self.layout.tables[u.stage];
         let frames = match place.kind {
-            Kind::Image => self.image(place, steps, control),
+            Kind::Image => self.image(place, Source::Image, steps, control),
             Kind::Picture => self.picture(place),
-            Kind::Keyframes => self.keyframes(place, steps, inputs, control),
+            Kind::Keyframes if stage.part == Some("image") => self.image(place, Source::Keyframes, steps, control),
+            Kind::Keyframes => self.keyframes(place, stage.part.unwrap_or("keyframes"), steps, inputs, control),
             Kind::Predict => self.predict(place, steps, inputs, control),
             Kind::Interpolate(pass) => self.interpolate(place, pass, steps, inputs, control),
             Kind::Decode => self.decode(place, u, inputs),
             Kind::Upsample => self.upsample(place, u, steps, inputs, control),
             Kind::Video => self.write(inputs, control),
         }?;
-        if let Some(part) = stage.part {
+        if let Some(part) = stage.part.filter(|_| matches!(place.kind, Kind::Image | Kind::Picture)) {
             self.sessions.release(part);
         }
         if matches!(place.kind, Kind::Picture | Kind::Decode) {

@@ -1,154 +1,67 @@
-//! Stages that denoise latents: the first image, key frames, prediction, interpolation.
+//! Denoising one window of latents: what the network is shown at every step.
 
-use ndarray::{ArrayD, Axis, IxDyn};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ndarray::{Array3, ArrayD, Axis, IxDyn, Zip, concatenate};
 
 use super::super::error::{CascadeError, Place};
-use super::super::layout::Cue;
-use super::super::plan::{ContextReplace, Start};
+use super::super::layout::{Cue, LongClip};
+use super::super::plan::{MOTION_BUCKET, NOISE_AUGMENTATION};
 use super::super::store::Frame;
-use super::{Stages, clip, one, one_i64, sample_error, split, stack};
-use crate::image::{RgbImage, cover};
-use crate::noise::{Draws, Source};
+use super::{Stages, clip, one, one_i64, sample_error, stack};
+use crate::noise::{Draws, NoiseRule, Pipeline, Source, TorchRng};
+use crate::sampler::windows::shuffle;
 use crate::sampler::{Branch, Control, Guidance, Replace, Window, denoise};
 use crate::scheduler::Table;
 use crate::tensor::Tensor;
 
 /// One call of the denoising loop.
-struct Job<'a> {
-    part: &'static str,
-    source: Source,
-    cue: &'a Cue,
-    guidance: Guidance,
+pub(super) struct Job<'a> {
+    pub(super) part: &'static str,
+    pub(super) source: Source,
+    pub(super) cue: &'a Cue,
+    pub(super) guidance: Guidance,
     /// Frames of the window; `None` where the given ones go.
-    frames: Vec<Option<Frame>>,
-    replace: Replace,
-    regime: Option<usize>,
+    pub(super) frames: Vec<Option<Frame>>,
+    pub(super) replace: Replace,
+    pub(super) regime: Option<usize>,
+    /// Latents of the picture that every frame is shown.
+    pub(super) picture: Option<Frame>,
+    /// Windows, when the clip is longer than the network takes.
+    pub(super) long: Option<&'a LongClip>,
+}
+
+/// The frames that are given, as the network sees them without and with them.
+struct Given {
+    context: [Tensor; 2],
+    masks: [Tensor; 2],
 }
 
 impl Stages<'_> {
-    fn latent(&self) -> [usize; 3] {
+    pub(super) fn latent(&self) -> [usize; 3] {
         self.layout.streams[0].shape
     }
 
-    /// The guidance of the first window.
-    fn guidance(&self, context: f64) -> Guidance {
-        let k = &self.plan.keyframes;
-        Guidance { labels: k.guidance.0, context, rescale: k.guidance_rescale }
-    }
-
-    /// One frame by the image model.
-    pub(super) fn image(&self, place: Place, steps: &Table, control: &dyn Control) -> Result<Vec<Frame>, CascadeError> {
-        let shape = [&[1], &self.latent()[..]].concat();
-        let draws = Draws::torch(self.plan.seed, Source::Image, 0, &shape);
-        let noise = draws.start();
-        let step_noise = &|i| draws.step(i);
-        let window = Window { known: noise.clone(), noise, seen: vec![], replace: Replace::None, step_noise };
-        let guidance = self.guidance(1.0);
-        let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
-            let tokens = &self.tokens.of(self.layout.cue_of(0), branch.labels).spatial;
-            let (sample, t) = (Tensor::F32(x.clone()), one(t));
-            let inputs = [("sample", &sample), ("timestep", &t), ("encoder_hidden_states", tokens)];
-            self.sessions.call(place, "image", &inputs, Some(x.shape()))
-        };
-        let x = denoise(steps, &window, guidance, control, &call).map_err(|e| sample_error(place, e))?;
-        Ok(split(x, 0..1))
-    }
-
-    /// One frame from a picture, scaled to cover the size of the video.
-    pub(super) fn picture(&self, place: Place) -> Result<Vec<Frame>, CascadeError> {
-        let Start::File(path) = &self.plan.keyframes.start else { unreachable!("only a file start has this stage") };
-        let [channels, height, width] = self.latent();
+    /// The noise of a segment.
+    ///
+    /// Source, for the order of the rule `diffusers`: `StableVideoDiffusionPipeline.__call__` draws the picture's noise,
+    /// then latents `[batch, frames, channels, …]`; `TextToVideoSDPipeline`, `AnimateDiffPipeline`: `prepare_latents`
+    /// draws `[batch, channels, frames, …]`.
+    pub(super) fn noise(&self, source: Source, segment: u64, shape: &[usize]) -> Draws {
+        let [_, h, w] = self.latent();
         let scale = self.bundle.cascade.spatial_factor;
-        let picture = RgbImage::open(&self.plan.resolve(path))?.to_frame();
-        let image = cover(&picture, [height * scale, width * scale]).insert_axis(Axis(0)).into_dyn();
-        let shape = [1, channels, height, width];
-        let latent = self.sessions.call(place, "encoder", &[("image", &Tensor::F32(image))], Some(&shape))?;
-        Ok(split(latent, 0..1))
-    }
-
-    /// The first window, after the frame it starts from if there is one.
-    pub(super) fn keyframes(
-        &self,
-        place: Place,
-        steps: &Table,
-        inputs: &[Vec<Frame>],
-        control: &dyn Control,
-    ) -> Result<Vec<Frame>, CascadeError> {
-        let k = &self.plan.keyframes;
-        let mut frames = vec![None; k.frames];
-        if let Some(first) = inputs.first() {
-            frames[0] = Some(first[0].clone());
-        }
-        let job = Job {
-            part: "keyframes",
-            source: Source::Keyframes,
-            cue: self.layout.cue_of(0),
-            guidance: self.guidance(k.context_guidance),
-            frames,
-            replace: Replace::Final,
-            regime: None,
+        let pipeline = match source {
+            Source::Keyframes if self.layout.needs.picture_latents => {
+                Pipeline { before: vec![3 * h * scale * w * scale], ..Pipeline::default() }
+            }
+            Source::Keyframes if shape.len() == 5 => Pipeline { channels_first: true, ..Pipeline::default() },
+            _ => Pipeline::default(),
         };
-        Ok(split(self.sample(place, &job, steps, control)?, 0..k.frames))
-    }
-
-    /// A chunk: the frames before it are given, the rest of the window is new.
-    pub(super) fn predict(
-        &self,
-        place: Place,
-        steps: &Table,
-        inputs: &[Vec<Frame>],
-        control: &dyn Control,
-    ) -> Result<Vec<Frame>, CascadeError> {
-        let (k, p) = (&self.plan.keyframes, self.plan.predict.clone().unwrap_or_default());
-        let given: Vec<_> = inputs.concat();
-        let mut frames: Vec<_> = given.into_iter().map(Some).collect();
-        frames.resize(k.frames, None);
-        let first_new = k.frames + place.unit * (k.frames - p.context);
-        let job = Job {
-            part: "keyframes",
-            source: Source::Predict,
-            cue: self.layout.cue_of(first_new),
-            guidance: Guidance::new(p.guidance, p.context_guidance),
-            frames,
-            replace: match p.context_replace {
-                ContextReplace::Final => Replace::Final,
-                ContextReplace::EveryStep => Replace::EveryStep,
-                ContextReplace::None => Replace::None,
-            },
-            regime: None,
-        };
-        Ok(split(self.sample(place, &job, steps, control)?, p.context..k.frames))
-    }
-
-    /// The frames of one gap and its right end; the first gap keeps its left end too.
-    pub(super) fn interpolate(
-        &self,
-        place: Place,
-        pass: usize,
-        steps: &Table,
-        inputs: &[Vec<Frame>],
-        control: &dyn Control,
-    ) -> Result<Vec<Frame>, CascadeError> {
-        let (settings, ends) = (&self.plan.interpolate[pass], inputs.concat());
-        let (factor, regimes) = self.bundle.cascade.interpolation.as_ref().map_or((1, 0), |i| (i.factor, i.regimes));
-        let mut frames = vec![None; factor + 1];
-        (frames[0], frames[factor]) = (Some(ends[0].clone()), Some(ends[1].clone()));
-        let right_keyframe = (place.unit + 1).div_ceil(factor.pow(pass as u32));
-        let job = Job {
-            part: "interpolate",
-            source: Source::Interpolate(pass),
-            cue: self.layout.cue_of(right_keyframe),
-            guidance: Guidance::new(settings.guidance, settings.context_guidance),
-            frames,
-            replace: Replace::Final,
-            regime: (regimes > 0).then(|| pass.min(regimes - 1)),
-        };
-        let first = usize::from(place.unit > 0);
-        Ok(split(self.sample(place, &job, steps, control)?, first..factor + 1))
+        Draws::new(self.plan.noise, self.plan.seed, (source, segment), shape, pipeline)
     }
 
     /// Denoises one window of latents, `[1, frames, channels, height, width]`.
-    fn sample(
+    pub(super) fn sample(
         &self,
         place: Place,
         job: &Job,
@@ -156,32 +69,154 @@ impl Stages<'_> {
         control: &dyn Control,
     ) -> Result<ArrayD<f32>, CascadeError> {
         let shape = [&[1, job.frames.len()], &self.latent()[..]].concat();
-        let blank = Frame::new(ndarray::Array3::zeros(self.latent()));
+        let blank = Frame::new(Array3::zeros(self.latent()));
         let known: Vec<Frame> = job.frames.iter().map(|f| f.clone().unwrap_or_else(|| blank.clone())).collect();
         let known = clip(stack(&known, self.latent()));
         let seen: Vec<bool> = job.frames.iter().map(Option::is_some).collect();
+        let given = Given::new(&known, &seen);
+        let fixed = self.fixed_inputs(job);
+        let control = Counted { control, steps: AtomicUsize::new(0) };
+        let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
+            let answer = |x: &ArrayD<f32>| self.answer(place, job, (&given, &fixed), branch, x, t);
+            match job.long {
+                Some(LongClip::Context(windows)) => {
+                    let step = control.steps.load(Ordering::Relaxed);
+                    averaged(x, &windows[step % windows.len().max(1)], answer)
+                }
+                _ => answer(x),
+            }
+        };
+        let draws = self.noise(job.source, place.unit as u64, &shape);
+        let noise = match job.long {
+            Some(LongClip::FreeNoise(_)) => self.repeated(draws.start()),
+            _ => draws.start(),
+        };
+        let step_noise = &|i| draws.step(i);
+        let window = Window { noise, known, seen, replace: job.replace, step_noise };
+        denoise(steps, &window, job.guidance, &control, &call).map_err(|e| sample_error(place, e))
+    }
+
+    /// One answer of the network.
+    fn answer(
+        &self,
+        place: Place,
+        job: &Job,
+        (given, fixed): (&Given, &[(&'static str, Tensor)]),
+        branch: Branch,
+        x: &ArrayD<f32>,
+        t: f64,
+    ) -> Result<ArrayD<f32>, CascadeError> {
+        let shown = self.tokens.of(job.cue, branch.labels);
+        let sample = Tensor::F32(match &job.picture {
+            None => x.clone(),
+            Some(picture) => beside(x, picture, branch.labels),
+        });
+        let (t, seen) = (one(t), usize::from(branch.context));
+        let mut inputs = vec![
+            ("sample", &sample),
+            ("timestep", &t),
+            ("encoder_hidden_states", &shown.spatial),
+            ("temporal_encoder_hidden_states", shown.temporal.as_ref().unwrap_or(&shown.spatial)),
+            ("context_latents", &given.context[seen]),
+            ("context_mask", &given.masks[seen]),
+        ];
+        inputs.extend(fixed.iter().map(|(name, tensor)| (*name, tensor)));
+        self.sessions.call(place, job.part, &inputs, Some(x.shape()))
+    }
+
+    /// Inputs that are the same at every step and in every branch.
+    fn fixed_inputs(&self, job: &Job) -> Vec<(&'static str, Tensor)> {
+        let mut inputs = vec![];
+        inputs.extend(job.regime.map(|regime| ("regime", one_i64(regime as i64))));
+        if self.layout.needs.added_time_ids {
+            let c = &self.plan.conditions;
+            // The network was trained on one less than the frame rate. Source: diffusers `StableVideoDiffusionPipeline`.
+            let ids = [
+                c.fps.unwrap_or(self.bundle.cascade.key_fps) - 1.0,
+                c.motion_bucket_id.unwrap_or(MOTION_BUCKET) as f64,
+                c.noise_aug_strength.unwrap_or(NOISE_AUGMENTATION),
+            ];
+            let ids = ids.iter().map(|id| *id as f32).collect();
+            let ids = ArrayD::from_shape_vec(IxDyn(&[1, 3]), ids).expect("three numbers");
+            inputs.push(("added_time_ids", Tensor::F32(ids)));
+        }
+        if let Some(LongClip::FreeNoise(windows)) = job.long {
+            inputs.push(("window_frames", windows.indices()));
+            inputs.push(("window_weights", windows.merge_matrix()));
+        }
+        inputs
+    }
+
+    /// Noise of which only the first window is fresh; later frames are those before them, shuffled.
+    fn repeated(&self, noise: ArrayD<f32>) -> ArrayD<f32> {
+        let windows = self.plan.keyframes.freenoise.unwrap_or_default();
+        let mut rng = TorchRng::seeded(self.plan.seed);
+        if self.plan.noise == NoiseRule::Diffusers {
+            // The pipeline shuffles with the generator that drew the noise.
+            rng.randn(noise.len());
+        }
+        let frames = noise.shape()[1];
+        match shuffle(frames, windows.length, windows.stride, |n| rng.randperm(n)) {
+            Ok(order) => noise.select(Axis(1), &order),
+            // A plan's windows have frames and strides.
+            Err(_) => noise,
+        }
+    }
+}
+
+impl Given {
+    fn new(known: &ArrayD<f32>, seen: &[bool]) -> Self {
         let mask = seen.iter().map(|&seen| f32::from(u8::from(seen))).collect();
         let mask = ArrayD::from_shape_vec(IxDyn(&[1, seen.len()]), mask).expect("one number a frame");
-        let context = [Tensor::zeros(&shape), Tensor::F32(known.clone())];
-        let masks = [Tensor::zeros(mask.shape()), Tensor::F32(mask)];
-        let regime = one_i64(job.regime.unwrap_or(0) as i64);
-        let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
-            let tokens = &self.tokens.of(job.cue, branch.labels).spatial;
-            let (sample, t, seen) = (Tensor::F32(x.clone()), one(t), usize::from(branch.context));
-            let mut inputs = vec![
-                ("sample", &sample),
-                ("timestep", &t),
-                ("encoder_hidden_states", tokens),
-                ("temporal_encoder_hidden_states", tokens),
-                ("context_latents", &context[seen]),
-                ("context_mask", &masks[seen]),
-            ];
-            inputs.extend(job.regime.map(|_| ("regime", &regime)));
-            self.sessions.call(place, job.part, &inputs, Some(x.shape()))
-        };
-        let draws = Draws::torch(self.plan.seed, job.source, place.unit as u64, &shape);
-        let step_noise = &|i| draws.step(i);
-        let window = Window { noise: draws.start(), known, seen, replace: job.replace, step_noise };
-        denoise(steps, &window, job.guidance, control, &call).map_err(|e| sample_error(place, e))
+        Self {
+            context: [Tensor::zeros(known.shape()), Tensor::F32(known.clone())],
+            masks: [Tensor::zeros(mask.shape()), Tensor::F32(mask)],
+        }
+    }
+}
+
+/// `[1, frames, c, h, w]` → `[1, frames, 2c, h, w]`: the picture's latents, or zeros, after those of every frame.
+fn beside(x: &ArrayD<f32>, picture: &Frame, given: bool) -> ArrayD<f32> {
+    let picture = if given { picture.as_ref().clone() } else { Array3::zeros(picture.raw_dim()) };
+    let picture = picture.into_dyn();
+    let every = picture.broadcast(x.shape()).expect("a picture has the latents of a frame");
+    concatenate(Axis(2), &[x.view(), every]).expect("both have the frames of the window")
+}
+
+/// The answers for each window of a clip, averaged.
+fn averaged(
+    x: &ArrayD<f32>,
+    windows: &crate::sampler::windows::Windows,
+    answer: impl Fn(&ArrayD<f32>) -> Result<ArrayD<f32>, CascadeError>,
+) -> Result<ArrayD<f32>, CascadeError> {
+    let mut sum = ArrayD::zeros(x.raw_dim());
+    for (frames, shares) in windows.frames().iter().zip(windows.shares()) {
+        let part = answer(&x.select(Axis(1), frames))?;
+        for (i, (&frame, &share)) in frames.iter().zip(shares).enumerate() {
+            let into = sum.index_axis_mut(Axis(1), frame);
+            Zip::from(into).and(part.index_axis(Axis(1), i)).for_each(|sum: &mut f32, x| *sum += share * x);
+        }
+    }
+    Ok(sum)
+}
+
+/// Counts the calls of the network that are done.
+struct Counted<'a> {
+    control: &'a dyn Control,
+    steps: AtomicUsize,
+}
+
+impl Control for Counted<'_> {
+    fn proceed(&self) -> bool {
+        self.control.proceed()
+    }
+
+    fn stepped(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.control.stepped();
+    }
+
+    fn spread(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
+        self.control.spread(jobs, job);
     }
 }

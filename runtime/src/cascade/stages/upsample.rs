@@ -58,7 +58,7 @@ impl Stages<'_> {
 
     /// The noise of each frame, from segment `2·frame + which`.
     fn draws(&self, which: u64, frames: std::ops::Range<usize>, shape: [usize; 3]) -> Vec<Draws> {
-        frames.map(|frame| Draws::torch(self.plan.seed, Source::Upsample, 2 * frame as u64 + which, &shape)).collect()
+        frames.map(|frame| self.noise(Source::Upsample, 2 * frame as u64 + which, &shape)).collect()
     }
 }
 

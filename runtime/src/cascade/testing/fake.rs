@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ndarray::{ArrayD, Axis as NdAxis, IxDyn};
 
+use vldm_graphs::bundle::Manifest;
+
 use crate::backend::{Axis, Backend, LoadOptions, Port, Probe, Session};
 use crate::error::BackendError;
 use crate::tensor::{DType, Tensor};
@@ -25,7 +27,10 @@ pub(crate) struct Seen {
     pub(crate) nan: Option<(&'static str, usize)>,
 }
 
-pub(crate) struct FakeBackend(pub(crate) Arc<Seen>);
+pub(crate) struct FakeBackend {
+    pub(crate) seen: Arc<Seen>,
+    pub(crate) bundle: Manifest,
+}
 
 impl Backend for FakeBackend {
     fn name(&self) -> &'static str {
@@ -37,11 +42,11 @@ impl Backend for FakeBackend {
     }
 
     fn load(&self, model: &Path, _: &LoadOptions) -> Result<Box<dyn Session>, BackendError> {
-        self.0.live.fetch_add(1, Ordering::Relaxed);
-        self.0.loads.fetch_add(1, Ordering::Relaxed);
+        self.seen.live.fetch_add(1, Ordering::Relaxed);
+        self.seen.loads.fetch_add(1, Ordering::Relaxed);
         let part = model.file_stem().unwrap().to_str().unwrap().to_owned();
-        let inputs = super::bundle().parts[&part].inputs.iter().map(|p| port(&p.name)).collect();
-        Ok(Box::new(FakeSession { part, inputs, calls: AtomicUsize::new(0), seen: Arc::clone(&self.0) }))
+        let inputs = self.bundle.parts[&part].inputs.iter().map(|p| port(&p.name)).collect();
+        Ok(Box::new(FakeSession { part, inputs, calls: AtomicUsize::new(0), seen: Arc::clone(&self.seen) }))
     }
 
     fn lanes(&self, threads: usize) -> usize {
@@ -102,9 +107,22 @@ pub(crate) fn network(
     let t = || f32("timestep").unwrap()[[0]] / 1000.0;
     match part {
         "conditions" => i64("labels").unwrap().mapv(|class| (class as f32 + 2.0) / 10.0).insert_axis(NdAxis(2)),
-        "image" | "keyframes" | "interpolate" => {
-            let x = f32("sample").unwrap();
-            let tokens = f32("encoder_hidden_states").unwrap().sum();
+        // One number a chunk of tokens, one a picture.
+        "text_encoder" => {
+            let ids = i64("input_ids").unwrap();
+            ids.map(|id| (*id % 97) as f32 / 400.0).insert_axis(NdAxis(2))
+        }
+        "image_encoder" => f32("pixel_values").unwrap().mean_axis(NdAxis(3)).unwrap().mean_axis(NdAxis(2)).unwrap(),
+        "image" | "keyframes" | "keyframes_long" | "interpolate" => {
+            let mut x = f32("sample").unwrap();
+            let mut tokens = f32("encoder_hidden_states").unwrap().sum();
+            if let Some(ids) = f32("added_time_ids") {
+                // Latents, and those of the picture beside them.
+                let half = x.shape()[2] / 2;
+                let picture = x.slice_axis(NdAxis(2), (half..).into()).to_owned();
+                x = x.slice_axis(NdAxis(2), (..half).into()).to_owned() + picture * 0.3;
+                tokens += ids[[0, 0]] / 30.0 + ids[[0, 1]] / 1000.0 + ids[[0, 2]];
+            }
             let regime = i64("regime").map_or(0.0, |r| r[[0]] as f32 / 7.0);
             let context = f32("context_latents").map_or(0.0, |c| c.mean().unwrap());
             let seen = f32("context_mask").map_or(0.0, |m| m.sum() / 5.0);

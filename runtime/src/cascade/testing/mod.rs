@@ -1,6 +1,7 @@
 //! A small bundle and small plans for the tests of this folder.
 
 pub(crate) mod fake;
+pub(crate) mod families;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! The whole cascade on networks that are arithmetic.
 
+mod families;
 mod reference;
 
 use std::path::Path;
@@ -58,7 +59,7 @@ impl Run {
     fn go(&self, document: &Value, progress: &dyn Progress) -> Result<Report, CascadeError> {
         let options =
             RunOptions { threads: self.lanes, lanes: None, kernels: true, library: None, cancel: &self.cancel };
-        let backend = FakeBackend(Arc::clone(&self.seen));
+        let backend = FakeBackend { seen: Arc::clone(&self.seen), bundle: bundle() };
         let sink = Box::new(self.sink.clone());
         run(&plan(document), (Path::new(""), &bundle()), &backend, &options, progress, sink)
     }

@@ -34,7 +34,7 @@ pub(super) fn plan(document: &Value, file: &str, base: &Path) -> Result<Plan, Pl
     if version.and_then(Value::as_u64) != Some(VERSION) {
         return Err(o.error("version", VERSION.to_string(), version));
     }
-    let noise = o.word("noise", RULES, NoiseRule::default())?;
+    let noise = o.word("noise", RULES, NoiseRule::Torch)?;
     let mut plan = Plan {
         file: file.to_owned(),
         base: base.to_path_buf(),
