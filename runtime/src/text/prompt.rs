@@ -140,7 +140,7 @@ impl Reader {
 
     fn open(&mut self, factor: f32, at: usize) -> Result<(), TextError> {
         let found = self.weight() * factor;
-        if !(found.abs() <= MAX_WEIGHT) {
+        if found.is_nan() || found.abs() > MAX_WEIGHT {
             return Err(TextError::Weight { limit: MAX_WEIGHT, found, at });
         }
         self.weights.push(found);

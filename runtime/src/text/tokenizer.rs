@@ -91,7 +91,9 @@ impl Tokenizer {
         let [raw, normalized] = &self.special;
         for (part, special) in cut(text, raw) {
             for (part, special) in cut(&normalise(part), normalized) {
-                words(part).into_iter().for_each(|word| self.bpe.encode(word, &mut ids));
+                for word in words(part) {
+                    self.bpe.encode(word, &mut ids);
+                }
                 ids.extend(special);
             }
             ids.extend(special);
