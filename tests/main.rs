@@ -8,6 +8,7 @@ mod fine_tunes;
 mod hostile;
 mod optimize;
 mod parity;
+mod pipelines;
 mod python;
 mod tokenizer;
 mod verify;

@@ -8,6 +8,9 @@ pub const F32: f32 = 1e-4;
 /// Least peak signal-to-noise ratio of a frame against the reference's, in decibels.
 pub const FRAME_PSNR: f64 = 45.0;
 
+/// The same where whole pipelines are compared with diffusers'.
+pub const PIPELINE_PSNR: f64 = 50.0;
+
 /// `max |a − b| / max |b|`; infinite when shapes differ or a value is not finite.
 pub fn relative_error(got: &ArrayD<f32>, expected: &ArrayD<f32>) -> f32 {
     if got.shape() != expected.shape() || got.iter().any(|v| !v.is_finite()) {

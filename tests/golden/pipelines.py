@@ -1,0 +1,157 @@
+"""What whole diffusers pipelines make of the small checkpoints, frame by frame, beside the plan that must make the same.
+
+    python tests/golden/pipelines.py            # everything
+    python tests/golden/pipelines.py svd lcm    # some
+
+Writes `tests/golden/pipelines/NAME.safetensors` (8-bit frames), `NAME.json` (bundle and plan, with the rule `diffusers`
+for noise) and `picture.png`. The seed of every pipeline is that of a CPU generator.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from diffusers import (
+    AnimateDiffPipeline, AutoencoderKL, AutoencoderKLTemporalDecoder, DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler,
+    LCMScheduler, StableDiffusionPipeline, StableVideoDiffusionPipeline, TextToVideoSDPipeline, UNet2DConditionModel, UNet3DConditionModel,
+    UNetMotionModel, UNetSpatioTemporalConditionModel,
+)
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent.parent / "demo" / "train")]
+
+import fill  # noqa: E402
+import networks  # noqa: E402
+
+FOLDER = HERE / "pipelines"
+PROMPT, NEGATIVE = "a red fox runs through the snow", "blurry, dark"
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def picture() -> Image.Image:
+    """A picture with edges and noise, of another shape than the videos."""
+    y, x = np.mgrid[0:37, 0:61]
+    waves = np.stack([np.sin(x / 9 + y / 17), np.cos(y / 5), np.sin((x - y) / 7)], -1)
+    noise = fill.uniform(7, waves.size).reshape(waves.shape)
+    return Image.fromarray(np.clip(127 + 90 * waves + 12 * noise + 40 * (x > 33)[..., None], 0, 255).astype(np.uint8))
+
+
+def text(checkpoint: Path) -> dict:
+    return dict(tokenizer=CLIPTokenizer.from_pretrained(checkpoint / "tokenizer"), text_encoder=CLIPTextModel.from_pretrained(checkpoint / "text_encoder").eval())
+
+
+def component(cls, checkpoint: Path, name: str):
+    return cls.from_pretrained(checkpoint / name).eval()
+
+
+def plan(seed: int, size, conditions: dict, keyframes: dict, decode: dict) -> dict:
+    stages = [{"op": "conditions", **conditions}, {"op": "keyframes", **keyframes}, {"op": "decode", **decode}, {"op": "video", "fps": 8}]
+    return {"version": 1, "seed": seed, "noise": "diffusers", "size": list(size), "stages": stages}
+
+
+def image_to_video(checkpoint: Path):
+    """Guidance that rises, decoding in chunks of unequal length."""
+    size, seed = (24, 40), 11
+    pipe = StableVideoDiffusionPipeline(
+        vae=component(AutoencoderKLTemporalDecoder, checkpoint, "vae"), unet=component(UNetSpatioTemporalConditionModel, checkpoint, "unet"),
+        image_encoder=component(CLIPVisionModelWithProjection, checkpoint, "image_encoder"), scheduler=EulerDiscreteScheduler.from_pretrained(checkpoint / "scheduler"),
+        feature_extractor=CLIPImageProcessor.from_pretrained(checkpoint / "feature_extractor"))
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(picture(), *size, num_frames=5, num_inference_steps=4, min_guidance_scale=1.0, max_guidance_scale=3.0, fps=8, motion_bucket_id=90,
+                  noise_aug_strength=0.1, decode_chunk_size=3, generator=generator(seed), output_type="np").frames[0]
+    conditions = {"image": {"file": "picture.png"}, "fps": 8, "motion_bucket_id": 90, "noise_aug_strength": 0.1}
+    keyframes = {"frames": 5, "steps": 4, "guidance": [1.0, 3.0]}
+    return frames, plan(seed, size, conditions, keyframes, {"window": 3, "halo": 0})
+
+
+def text_plan(seed, size, frames, steps, guidance, **keyframes):
+    conditions = {"prompt": PROMPT, "negative_prompt": NEGATIVE}
+    return plan(seed, size, conditions, {"frames": frames, "steps": steps, "guidance": guidance, **keyframes}, {"temporal": False})
+
+
+def modelscope(checkpoint: Path):
+    size, seed = (24, 32), 5
+    pipe = TextToVideoSDPipeline(
+        vae=component(AutoencoderKL, checkpoint, "vae"), unet=component(UNet3DConditionModel, checkpoint, "unet"),
+        scheduler=DDIMScheduler.from_pretrained(checkpoint / "scheduler"), **text(checkpoint))
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(PROMPT, *size, num_frames=4, num_inference_steps=4, guidance_scale=9.0, negative_prompt=NEGATIVE, generator=generator(seed), output_type="np").frames[0]
+    return frames, text_plan(seed, size, 4, 4, 9.0)
+
+
+def animatediff(checkpoint: Path, solver=DDIMScheduler, steps=3, guidance=7.5, frames=4, free_noise=None, settings=(), **keyframes):
+    size, seed = (16, 24), 23
+    schedule = solver.from_pretrained(checkpoint / "scheduler", **dict(settings))
+    pipe = AnimateDiffPipeline(
+        vae=component(AutoencoderKL, checkpoint, "vae"), unet=component(UNetMotionModel, checkpoint, "unet"), motion_adapter=None,
+        scheduler=schedule, **text(checkpoint))
+    pipe.set_progress_bar_config(disable=True)
+    if free_noise:
+        length, stride, weights = free_noise
+        # The UNet has its motion modules; the pipeline asks the adapter for their length alone.
+        pipe.__dict__["motion_adapter"] = SimpleNamespace(config=SimpleNamespace(motion_max_seq_length=16))
+        pipe.enable_free_noise(context_length=length, context_stride=stride, weighting_scheme=weights)
+        keyframes["freenoise"] = {"length": length, "stride": stride, "weights": weights}
+    made = pipe(PROMPT, frames, *size, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=NEGATIVE, generator=generator(seed), output_type="np").frames[0]
+    return made, text_plan(seed, size, frames, steps, guidance, **keyframes)
+
+
+def stable_diffusion(checkpoint: Path):
+    """Three images of one prompt, whose noise is drawn at once."""
+    size, seed = (16, 24), 3
+    pipe = StableDiffusionPipeline(
+        vae=component(AutoencoderKL, checkpoint, "vae"), unet=component(UNet2DConditionModel, checkpoint, "unet"), safety_checker=None,
+        feature_extractor=None, scheduler=DDIMScheduler.from_pretrained(checkpoint / "scheduler"), requires_safety_checker=False, **text(checkpoint))
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(PROMPT, *size, num_images_per_prompt=3, num_inference_steps=4, guidance_scale=5.0, guidance_rescale=0.7, negative_prompt=NEGATIVE,
+                  generator=generator(seed), output_type="np").images
+    # The pipeline corrects the offset of the checkpoint.
+    return frames, text_plan(seed, size, 3, 4, 5.0, guidance_rescale=0.7, scheduler={"steps_offset": 1})
+
+
+def cases():
+    """Name → (fixture, pipeline)."""
+    motion = lambda **settings: ("animatediff", lambda c: animatediff(c, **settings))
+    return {
+        "svd": ("svd", image_to_video),
+        "modelscope": ("modelscope", modelscope),
+        "animatediff": motion(),
+        "freenoise": motion(frames=24, free_noise=(16, 4, "pyramid"), steps=2),
+        "freenoise-tail": motion(frames=11, free_noise=(6, 4, "flat"), steps=2),
+        "dpm-karras": motion(solver=DPMSolverMultistepScheduler, settings={"use_karras_sigmas": True}, steps=4,
+                             scheduler={"type": "dpmsolver++", "use_karras_sigmas": True}),
+        "lcm": motion(solver=LCMScheduler, guidance=1.5, steps=4, scheduler={"type": "lcm"}),
+        "stable-diffusion": ("sd1", stable_diffusion),
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    table = cases()
+    FOLDER.mkdir(exist_ok=True)
+    picture().save(FOLDER / "picture.png")
+    for name in sys.argv[1:] or table:
+        fixture, pipeline = table[name]
+        with tempfile.TemporaryDirectory() as scratch:
+            frames, described = pipeline(networks.materialise(HERE.parent / "fixtures" / fixture, Path(scratch)))
+        pixels = torch.from_numpy((np.asarray(frames) * 255).round().astype(np.uint8)).contiguous()
+        save_file({"frames": pixels}, FOLDER / f"{name}.safetensors")
+        (FOLDER / f"{name}.json").write_text(json.dumps({"bundle": fixture, "plan": described}, indent=1) + "\n")
+        ends = ((pixels == 0) | (pixels == 255)).float().mean()
+        print(f"{name}: {list(pixels.shape)}, mean {pixels.float().mean():.0f}, deviation {pixels.float().std():.0f}, {ends:.1%} at the ends of the range")
+
+
+if __name__ == "__main__":
+    main()
