@@ -51,7 +51,7 @@ impl Shown {
         let (name, total) = (stage.kind.name(), stage.total());
         let what = match stage.kind {
             Kind::Video => "frames",
-            Kind::Decode => "windows",
+            Kind::Source | Kind::Decode => "windows",
             _ => "steps",
         };
         let bar = (self.how == How::Bars).then(|| self.bars.add(bar(name, what, total)));

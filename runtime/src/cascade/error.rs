@@ -7,7 +7,7 @@ use super::plan::PlanError;
 use crate::error::BackendError;
 use crate::image::ImageError;
 use crate::text::TextError;
-use crate::video::VideoError;
+use crate::video::{InputError, VideoError};
 
 /// Why a cascade did not make its video.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,9 @@ pub enum CascadeError {
     /// The first frame cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The frames of the source cannot be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The video cannot be written.
     #[error(transparent)]
     Video(#[from] VideoError),

@@ -95,7 +95,7 @@ fn ahead(layout: &Layout, lanes: usize) -> Vec<usize> {
     };
     let pixels = (lanes + WINDOWS_AHEAD) * window(Kind::Decode).max(window(Kind::Upsample));
     let of = |kind| match kind {
-        Kind::Decode | Kind::Upsample | Kind::Video => pixels,
+        Kind::Source | Kind::Decode | Kind::Upsample | Kind::Video => pixels,
         _ => pixels.max(2 * spread * window(Kind::Keyframes)),
     };
     layout.stages.iter().map(|s| of(s.kind)).collect()

@@ -3,6 +3,7 @@
 use vldm_graphs::bundle::{Manifest, Scheduler};
 
 use super::super::plan::{NoiseRule, Plan, PlanError, SchedulerKeys};
+use super::keyframes::Cues;
 use super::needs::{Needs, takes};
 use super::windows::Windows;
 use super::{Kind, Layout, LongClip, Span, Stage, Stream, Unit};
@@ -28,28 +29,22 @@ pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError
     let latent = latent(plan, bundle)?;
     let mut b =
         Builder { plan, bundle, streams: vec![], stages: vec![], tables: vec![], units: vec![], long: None, latent };
-    if plan.source.is_some() {
-        return Err(plan.error("source", "a stage that makes frames", "a file"));
-    }
     pipeline(plan)?;
     let needs = needs(plan, bundle);
     needs.check(plan)?;
-    let start = b.start(needs)?;
-    let (cues, none) = b.keyframes(start, needs)?;
-    for pass in 0..plan.interpolate.len() {
-        b.interpolate(pass)?;
-    }
-    let frames = b.streams[b.last()].frames;
-    if frames > MAX_FRAMES {
-        return Err(plan.error("stages", format!("at most {MAX_FRAMES} frames in all"), format!("{frames} frames")));
-    }
-    let decoded = b.decode()?;
-    let written = if plan.upsample.is_some() { b.upsample(frames)? } else { decoded };
+    let ((cues, none), small, fps) = match &plan.source {
+        Some(source) => {
+            let cues = needs.cues(plan, bundle, |_| 0)?;
+            let (windows, fps) = b.source(source)?;
+            (cues, windows, fps.unwrap_or(bundle.cascade.key_fps))
+        }
+        None => b.made(needs)?,
+    };
+    let (frames, below) = (small.frames, b.last());
+    let written = plan.upsample.as_ref().map_or(Ok(small), |u| b.upsample(u, below, needs))?;
     let [_, height, width] = b.streams[b.last()].shape;
     b.video(written, frames);
-    let passes = plan.interpolate.len() as i32;
-    let factor = bundle.cascade.interpolation.as_ref().map_or(1, |i| i.factor);
-    let fps = plan.video.fps.unwrap_or(bundle.cascade.key_fps * (factor as f64).powi(passes));
+    let fps = plan.video.fps.unwrap_or(fps);
     let Builder { streams, stages, tables, units, long, .. } = b;
     let mut layout =
         Layout { streams, stages, tables, units, frames, fps, size: [height, width], needs, cues, none, long };
@@ -72,7 +67,7 @@ fn pipeline(plan: &Plan) -> Result<(), PlanError> {
 
 /// What the networks of the plan want to be shown.
 fn needs(plan: &Plan, bundle: &Manifest) -> Needs {
-    let names = [Some(main_part(bundle)), plan.upsample.as_ref().map(|_| "upsampler")];
+    let names = [plan.source.is_none().then(|| main_part(bundle)), plan.upsample.as_ref().map(|_| "upsampler")];
     let parts = names.into_iter().flatten().filter_map(|name| bundle.parts.get(name));
     parts.map(|part| Needs::of(part, bundle)).reduce(Needs::or).unwrap_or_default()
 }
@@ -106,7 +101,29 @@ fn set_needed(layout: &mut Layout) {
     }
 }
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
+    /// Frames by networks: what they show, how they are cut into windows, and how many a second there are.
+    fn made(&mut self, needs: Needs) -> Result<(Cues, Windows, f64), PlanError> {
+        let (plan, cascade) = (self.plan, &self.bundle.cascade);
+        let start = self.start(needs)?;
+        let cues = self.keyframes(start, needs)?;
+        for pass in 0..plan.interpolate.len() {
+            self.interpolate(pass)?;
+        }
+        let frames = self.streams[self.last()].frames;
+        if frames > MAX_FRAMES {
+            let expected = format!("at most {MAX_FRAMES} frames in all");
+            return Err(plan.error("stages", expected, format!("{frames} frames")));
+        }
+        let factor = cascade.interpolation.as_ref().map_or(1, |i| i.factor) as f64;
+        Ok((cues, self.decode()?, cascade.key_fps * factor.powi(plan.interpolate.len() as i32)))
+    }
+
+    /// Frames and `[channels, height, width]` of a stream.
+    pub(super) fn frames_of(&self, stream: usize) -> (usize, [usize; 3]) {
+        (self.streams[stream].frames, self.streams[stream].shape)
+    }
+
     /// The stream that was added last.
     fn last(&self) -> usize {
         self.streams.len() - 1
@@ -230,43 +247,6 @@ impl<'a> Builder<'a> {
         };
         let stage = Stage { kind: Kind::Decode, part, units, frames, shape, steps: 1, evaluations, noise_bytes: 0 };
         self.stage(stage, Table::default());
-        Ok(windows)
-    }
-
-    fn upsample(&mut self, frames: usize) -> Result<Windows, PlanError> {
-        let plan: &'a Plan = self.plan;
-        let Some(u) = &plan.upsample else { return Ok(Windows { frames, window: frames, overlap: 0 }) };
-        let part = self.part("upsample", "upsampler", &["low_res", "noise_level"])?;
-        let Some(upsampler) = &self.bundle.cascade.upsampler else {
-            return Err(plan.error("upsample", "a bundle that enlarges frames", "one that does not"));
-        };
-        if u.noise_level >= upsampler.noise_levels {
-            let expected = format!("a whole number from 0 to {}", upsampler.noise_levels - 1);
-            return Err(plan.error("upsample.noise_level", expected, u.noise_level.to_string()));
-        }
-        let below = self.last();
-        let [channels, height, width] = self.streams[below].shape;
-        let factor = upsampler.factor;
-        let windows = Windows { frames, window: u.window, overlap: u.overlap };
-        let stream = self.stream(windows.stream_len(), [channels, height * factor, width * factor]);
-        for i in 0..windows.count() {
-            let reads = vec![Span { stream: below, frames: windows.covered(i) }];
-            self.unit(i, reads, Span { stream, frames: windows.stored(i) });
-        }
-        let pixels = || {
-            let prediction_type = upsampler.prediction_type;
-            Scheduler { prediction_type, ..self.bundle.cascade.scheduler.clone() }
-        };
-        let trained = upsampler.latent.as_ref().map_or_else(pixels, |latent| latent.scheduler.clone());
-        let table = self.table("upsample", u.steps, &u.scheduler, &trained)?;
-        let (units, steps) = (windows.count(), table.steps.len());
-        let folded = channels * factor * factor;
-        let window = frames.min(u.window);
-        let shape = vec![1, window, folded, height, width];
-        let noise_bytes = window * (folded + channels) * height * width * F32;
-        let evaluations = units * steps;
-        let stage = Stage { kind: Kind::Upsample, part, units, frames, shape, steps, evaluations, noise_bytes };
-        self.stage(stage, table);
         Ok(windows)
     }
 

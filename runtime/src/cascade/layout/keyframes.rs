@@ -19,7 +19,7 @@ fn weighting(w: Weighting) -> windows::Weighting {
 }
 
 /// What is shown from which key frame on, and what where nothing is given.
-type Cues = (BTreeMap<usize, Cue>, Cue);
+pub(super) type Cues = (BTreeMap<usize, Cue>, Cue);
 
 impl Builder<'_> {
     /// The stage of the first frame, when the first window starts from one, or of the picture that conditions it.
@@ -113,7 +113,7 @@ impl Builder<'_> {
     }
 
     /// Something must tell a network what to show, if it wants to be told.
-    fn tokens(&self, part: &str, needs: Needs) -> Result<(), PlanError> {
+    pub(super) fn tokens(&self, part: &str, needs: Needs) -> Result<(), PlanError> {
         let wants = self.bundle.parts.get(part).is_some_and(|part| takes(part, "encoder_hidden_states"));
         if !wants || needs.conditions() {
             return Ok(());

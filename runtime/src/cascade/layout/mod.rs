@@ -6,6 +6,8 @@
 mod build;
 mod keyframes;
 mod needs;
+mod source;
+mod upsample;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,8 @@ pub enum Kind {
     Image,
     /// One frame from a picture.
     Picture,
+    /// Frames from a file.
+    Source,
     /// The first window.
     Keyframes,
     /// Prediction chunks.
@@ -48,6 +52,7 @@ impl Kind {
         match self {
             Kind::Image => "image",
             Kind::Picture => "picture",
+            Kind::Source => "source",
             Kind::Keyframes => "keyframes",
             Kind::Predict => "predict",
             Kind::Interpolate(0) => "interpolate-1",
@@ -62,7 +67,7 @@ impl Kind {
     pub fn unit(self) -> &'static str {
         match self {
             Kind::Image | Kind::Picture => "frame",
-            Kind::Keyframes | Kind::Decode | Kind::Upsample | Kind::Video => "window",
+            Kind::Source | Kind::Keyframes | Kind::Decode | Kind::Upsample | Kind::Video => "window",
             Kind::Predict => "chunk",
             Kind::Interpolate(_) => "gap",
         }

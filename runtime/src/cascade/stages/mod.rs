@@ -4,6 +4,7 @@ mod decode;
 mod keyframes;
 mod picture;
 mod sample;
+mod source;
 mod tokens;
 mod upsample;
 mod video;
@@ -23,7 +24,7 @@ use super::store::Frame;
 use crate::noise::Source;
 use crate::sampler::Control;
 use crate::tensor::Tensor;
-use crate::video::FrameSink;
+use crate::video::{FrameSink, Input};
 
 /// The stages of one run.
 pub(super) struct Stages<'a> {
@@ -32,11 +33,12 @@ pub(super) struct Stages<'a> {
     layout: &'a Layout,
     sessions: &'a Sessions<'a>,
     tokens: Tokens,
+    source: Option<Input>,
     sink: Mutex<Option<Box<dyn FrameSink>>>,
 }
 
 impl<'a> Stages<'a> {
-    /// Encodes labels, prompts and the picture.
+    /// Encodes labels, prompts and the picture, and opens the source.
     pub(super) fn new(
         plan: &'a Plan,
         bundle: &'a Manifest,
@@ -45,7 +47,8 @@ impl<'a> Stages<'a> {
         sink: Box<dyn FrameSink>,
     ) -> Result<Self, CascadeError> {
         let tokens = Tokens::encode(plan, layout, sessions)?;
-        Ok(Self { plan, bundle, layout, sessions, tokens, sink: Mutex::new(Some(sink)) })
+        let source = plan.source.as_ref().map(|source| Input::open(&plan.resolve(&source.file))).transpose()?;
+        Ok(Self { plan, bundle, layout, sessions, tokens, source, sink: Mutex::new(Some(sink)) })
     }
 
     /// The sink, when all units are done.
@@ -65,6 +68,7 @@ impl Work for Stages<'_> {
         let frames = match place.kind {
             Kind::Image => self.image(place, Source::Image, steps, control),
             Kind::Picture => self.picture(place),
+            Kind::Source => self.source(u),
             Kind::Keyframes if stage.part == Some("image") => self.image(place, Source::Keyframes, steps, control),
             Kind::Keyframes => self.keyframes(place, stage.part.unwrap_or("keyframes"), steps, inputs, control),
             Kind::Predict => self.predict(place, steps, inputs, control),
@@ -76,7 +80,7 @@ impl Work for Stages<'_> {
         if let Some(part) = stage.part.filter(|_| matches!(place.kind, Kind::Image | Kind::Picture)) {
             self.sessions.release(part);
         }
-        if matches!(place.kind, Kind::Picture | Kind::Decode) {
+        if matches!(place.kind, Kind::Picture | Kind::Source | Kind::Decode) {
             control.stepped();
         }
         if frames.iter().all(|frame| frame.iter().all(|x| x.is_finite())) {
