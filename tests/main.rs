@@ -11,5 +11,6 @@ mod parity;
 mod pipelines;
 mod python;
 mod tokenizer;
+mod upscale;
 mod verify;
 mod video;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use vldm_tests::program::vldm;
-use vldm_tests::{bundle, golden, python, root, tolerance};
+use vldm_tests::{bundle, fixture, golden, python, root, tolerance};
 
 /// Runs the plan of `tests/golden/pipelines/NAME.json` on an engine and compares every frame.
 fn agrees_on(name: &str, engine: &[&str]) {
@@ -18,6 +18,7 @@ fn agrees_on(name: &str, engine: &[&str]) {
     let file = scratch.path().join("plan.json");
     fs::write(&file, plan.to_string()).unwrap();
     fs::copy(recorded.join("picture.png"), scratch.path().join("picture.png")).unwrap();
+    fixture::copy_folder(&recorded.join("small"), &scratch.path().join("small"));
     let out = scratch.path().join("frames");
     vldm([&["run", file.to_str().unwrap(), "-o", out.to_str().unwrap()], engine].concat()).expect(0);
     let (shape, expected) = golden::pixels("pipelines", name, "frames");
@@ -91,4 +92,10 @@ fn a_solver_that_draws_noise_at_every_step_draws_that_of_diffusers() {
 #[test]
 fn several_images_of_stable_diffusion_are_those_of_diffusers() {
     agrees("stable-diffusion");
+}
+
+#[test]
+fn the_upscaler_enlarges_pictures_as_diffusers_does_in_windows_too() {
+    agrees("upscaler");
+    agrees("upscaler-unguided");
 }

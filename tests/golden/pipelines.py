@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from diffusers import (
     AnimateDiffPipeline, AutoencoderKL, AutoencoderKLTemporalDecoder, DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler,
-    LCMScheduler, StableDiffusionPipeline, StableVideoDiffusionPipeline, TextToVideoSDPipeline, UNet2DConditionModel, UNet3DConditionModel,
+    LCMScheduler, DDPMScheduler, StableDiffusionPipeline, StableDiffusionUpscalePipeline, StableVideoDiffusionPipeline, TextToVideoSDPipeline, UNet2DConditionModel, UNet3DConditionModel,
     UNetMotionModel, UNetSpatioTemporalConditionModel,
 )
 from PIL import Image
@@ -121,6 +121,27 @@ def stable_diffusion(checkpoint: Path):
     return frames, text_plan(seed, size, 3, 4, 5.0, guidance_rescale=0.7, scheduler={"steps_offset": 1})
 
 
+def small_pictures() -> list[Image.Image]:
+    """Three frames in motion."""
+    t, y, x = np.mgrid[0:3, 0:8, 0:12]
+    return [Image.fromarray(p) for p in np.stack([20 * x + 6 * t, 30 * y, (40 * t + 9 * x * y) % 256], -1).astype(np.uint8)]
+
+
+def upscaler(checkpoint: Path, frames: int, guidance: float):
+    seed, steps = 7, 4
+    pipe = StableDiffusionUpscalePipeline(
+        vae=component(AutoencoderKL, checkpoint, "vae"), unet=component(UNet2DConditionModel, checkpoint, "unet"),
+        scheduler=DDIMScheduler.from_pretrained(checkpoint / "scheduler"),
+        low_res_scheduler=DDPMScheduler.from_pretrained(checkpoint / "low_res_scheduler"), max_noise_level=40, **text(checkpoint))
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe([PROMPT] * frames, small_pictures()[:frames], num_inference_steps=steps, guidance_scale=guidance, noise_level=20,
+                  negative_prompt=[NEGATIVE] * frames, generator=generator(seed), output_type="np").images
+    source = "small" if frames == 3 else "small/0.png"
+    stages = [{"op": "conditions", "prompt": PROMPT, "negative_prompt": NEGATIVE}, {"op": "source", "file": source},
+              {"op": "upsample", "steps": steps, "guidance": guidance, "noise_level": 20, "window": 2}, {"op": "video", "fps": 8}]
+    return images, {"version": 1, "seed": seed, "noise": "diffusers", "stages": stages}
+
+
 def cases():
     """Name → (fixture, pipeline)."""
     motion = lambda **settings: ("animatediff", lambda c: animatediff(c, **settings))
@@ -134,6 +155,8 @@ def cases():
                              scheduler={"type": "dpmsolver++", "use_karras_sigmas": True}),
         "lcm": motion(solver=LCMScheduler, guidance=1.5, steps=4, scheduler={"type": "lcm"}),
         "stable-diffusion": ("sd1", stable_diffusion),
+        "upscaler": ("x4", lambda c: upscaler(c, 3, 3.0)),
+        "upscaler-unguided": ("x4", lambda c: upscaler(c, 1, 1.0)),
     }
 
 
@@ -142,6 +165,9 @@ def main() -> None:
     table = cases()
     FOLDER.mkdir(exist_ok=True)
     picture().save(FOLDER / "picture.png")
+    (FOLDER / "small").mkdir(exist_ok=True)
+    for i, small in enumerate(small_pictures()):
+        small.save(FOLDER / "small" / f"{i}.png")
     for name in sys.argv[1:] or table:
         fixture, pipeline = table[name]
         with tempfile.TemporaryDirectory() as scratch:
