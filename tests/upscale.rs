@@ -8,7 +8,7 @@ use vldm_tests::program::{Ran, vldm};
 use vldm_tests::{bundle, root};
 
 /// Writes a plan over the bundle of `set` with these stages, and runs it.
-fn run(folder: &Path, set: &str, stages: Value, more: Value, out: &str) -> Ran {
+fn run(folder: &Path, set: &str, stages: &Value, more: &Value, out: &str) -> Ran {
     let mut plan = json!({"version": 1, "bundle": bundle::of(set), "stages": stages});
     plan.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let file = folder.join("plan.json");
@@ -24,10 +24,10 @@ fn small() -> String {
 fn a_gif_is_enlarged_by_the_video_upsampler_in_windows_that_overlap() {
     let scratch = tempfile::tempdir().unwrap();
     let stages = json!([{"op": "source", "file": small()}, {"op": "video", "fps": 10}]);
-    run(scratch.path(), "x4-video", stages, json!({}), "small.gif").expect(0);
+    run(scratch.path(), "x4-video", &stages, &json!({}), "small.gif").expect(0);
     let upsample = json!({"op": "upsample", "steps": 2, "guidance": 2.0, "window": 2, "overlap": 1});
     let stages = json!([{"op": "conditions", "prompt": "snow"}, {"op": "source", "file": "small.gif"}, upsample]);
-    let ran = run(scratch.path(), "x4-video", stages.clone(), json!({}), "large").expect(0).json();
+    let ran = run(scratch.path(), "x4-video", &stages, &json!({}), "large").expect(0).json();
     let frames = || {
         let mut files: Vec<_> =
             fs::read_dir(scratch.path().join("large")).unwrap().map(|f| f.unwrap().path()).collect();
@@ -39,7 +39,7 @@ fn a_gif_is_enlarged_by_the_video_upsampler_in_windows_that_overlap() {
     let side = |at: usize| u32::from_be_bytes(first[0][at..at + 4].try_into().unwrap());
     assert_eq!((side(16), side(20)), (48, 32), "width and height of a PNG lie at 16 and 20");
     fs::remove_dir_all(scratch.path().join("large")).unwrap();
-    run(scratch.path(), "x4-video", stages, json!({}), "large").expect(0);
+    run(scratch.path(), "x4-video", &stages, &json!({}), "large").expect(0);
     assert_eq!(frames(), first, "the same plan gives the same video");
 }
 
@@ -48,7 +48,7 @@ fn what_does_not_fit_a_source_or_its_upsampler_is_refused_with_its_key() {
     let scratch = tempfile::tempdir().unwrap();
     let source = |file: &str| json!({"op": "source", "file": file});
     let refusal = |set: &str, stages: Value, more: Value, what: &str| {
-        let ran = run(scratch.path(), set, stages, more, "never.gif").expect(1);
+        let ran = run(scratch.path(), set, &stages, &more, "never.gif").expect(1);
         assert!(ran.stderr.contains(what), "{what}: {}", ran.stderr);
         assert!(!scratch.path().join("never.gif").exists());
     };
