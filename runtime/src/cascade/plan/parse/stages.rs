@@ -77,7 +77,8 @@ fn file(o: &Object, key: &str, value: &Value, what: &str) -> Result<File, PlanEr
 pub(super) fn source(o: &mut Object) -> Result<File, PlanError> {
     let found = o.value("file");
     let path = found.and_then(Value::as_str).filter(|s| !s.is_empty() && !s.contains('\0'));
-    let path = path.ok_or_else(|| o.error("file", "the path of a PNG picture, of a folder of them, or of a GIF", found))?;
+    let path =
+        path.ok_or_else(|| o.error("file", "the path of a PNG picture, of a folder of them, or of a GIF", found))?;
     Ok(File { file: PathBuf::from(path) })
 }
 
