@@ -1,7 +1,7 @@
 //! Passes over graphs: a network in, an equal network out that costs less.
 //!
 //! What sets a denoising network apart is the loop around it. [`binding`] tells from the graph alone when each value is
-//! known: once a window, once a guidance branch, once a timestep, or only with the latents. [`split`] cuts the network
+//! known: once a window, once a guidance branch, once a timestep, or only with the latents. [`mod@split`] cuts the network
 //! along these times into graphs that run that often and no more; [`cost`] counts what that saves.
 
 pub mod binding;

@@ -8,7 +8,7 @@ use crate::ops::{Attr, BinaryKind, Call, ConstantOfShape, InstanceNormalization,
 /// Operator type.
 const NAME: &str = "ClipGroupNorm";
 
-/// [`clip_group_norm`] of frames: `[(b t), C, H, W] → [(b t), C, H, W]`.
+/// `clip_group_norm` of frames: `[(b t), C, H, W] → [(b t), C, H, W]`.
 pub fn clip_norm<'g>(s: &Scope<'g>, x: Value<'g>, frames: &Frames, groups: usize, epsilon: f32) -> Value<'g> {
     to_frames(clip_group_norm(s, to_clip(x, frames), groups, epsilon), x, frames)
 }

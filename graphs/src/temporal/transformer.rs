@@ -18,7 +18,7 @@ pub struct TemporalTransformerConfig {
 
 /// Transformer over the frames of every position: `[(b t), C, H, W] → [(b t), C, H, W]`.
 ///
-/// `positions` is a table `[t, width]` of what [`attend_twice`] adds, absent where frames are told apart by
+/// `positions` `[t, width]` is added to what each attention sees; absent where frames are told apart by
 /// convolutions alone.
 ///
 /// Source: diffusers `TransformerTemporalModel`, `AnimateDiffTransformer3D`.
