@@ -116,6 +116,34 @@ fn a_new_plan_is_checked_explained_and_never_overwritten() {
 }
 
 #[test]
+fn a_new_plan_for_each_family_is_checked_and_explained() {
+    let scratch = tempfile::tempdir().unwrap();
+    fs::copy(vldm_tests::root().join("tests/golden/pipelines/picture.png"), scratch.path().join("first.png")).unwrap();
+    let picture = scratch.path().join("first.png");
+    for (set, more, frames, shows) in [
+        ("svd", ["--image", picture.to_str().unwrap()], 6, "picture"),
+        ("modelscope", ["--prompt", "a fox"], 16, "image_decoder"),
+        ("animatediff", ["--prompt", "a fox"], 16, "image_decoder"),
+        ("sd1", ["--prompt", "a fox"], 1, "image_decoder"),
+    ] {
+        let plan = scratch.path().join(format!("{set}.json"));
+        let plan = plan.to_str().unwrap();
+        let bundle = bundle::of(set);
+        vldm([&["plan", "new", "--for", bundle.to_str().unwrap(), "-o", plan][..], &more].concat()).expect(0);
+        let written: serde_json::Value = serde_json::from_slice(&fs::read(plan).unwrap()).unwrap();
+        assert_eq!(written["noise"], "counter");
+        let checked = vldm(["--json", "plan", "check", plan]).expect(0).json();
+        assert_eq!(checked["frames"], frames, "{set}");
+        let explained = vldm(["plan", "explain", plan, "--set", "keyframes.scheduler.type=euler"]);
+        let explained = explained.expect(0).stdout;
+        assert!(explained.contains(shows), "{set}: {explained}");
+    }
+    let bundle = bundle::of("tiny");
+    let ran = vldm(["plan", "new", bundle.to_str().unwrap(), "--prompt", "a fox"]).expect(1);
+    assert!(ran.stderr.contains("conditions.prompt") && ran.stdout.is_empty(), "{}", ran.stderr);
+}
+
+#[test]
 fn a_checkpoint_is_exported_on_the_way_once() {
     let scratch = tempfile::tempdir().unwrap();
     let (checkpoint, cache) = (scratch.path().join("mine"), scratch.path().join("cache"));

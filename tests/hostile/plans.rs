@@ -158,6 +158,70 @@ fn a_first_picture_that_claims_to_be_enormous() {
 }
 
 #[test]
+fn a_prompt_for_networks_that_read_none() {
+    set("prompt=a fox in the snow", &["conditions.prompt", "no text encoder", "labels"]);
+}
+
+#[test]
+fn a_picture_for_networks_that_see_none() {
+    set("conditions.image={\"file\": \"first.png\"}", &["conditions.image", "no image encoder"]);
+}
+
+#[test]
+fn a_frame_rate_for_networks_that_are_told_none() {
+    set("conditions.fps=7", &["conditions.fps"]);
+}
+
+#[test]
+fn a_prompt_that_is_a_number() {
+    set("prompt=7", &["conditions.prompt", "a text"]);
+}
+
+#[test]
+fn a_prompt_longer_than_a_book() {
+    changed(
+        "\"night\": 0}",
+        &format!("\"night\": 0}}, \"prompt\": \"{}\"", "x".repeat(1 << 17)),
+        &["conditions.prompt"],
+    );
+}
+
+#[test]
+fn a_noise_rule_nobody_knows() {
+    set("noise=white", &["noise", "counter", "torch", "diffusers"]);
+}
+
+#[test]
+fn a_solver_nobody_knows() {
+    set("keyframes.scheduler.type=magic", &["keyframes.scheduler", "type", "unipc"]);
+}
+
+#[test]
+fn a_key_that_the_solver_does_not_have() {
+    set("keyframes.scheduler.sigma_max=7", &["keyframes.scheduler", "sigma_max"]);
+}
+
+#[test]
+fn a_scheduler_that_is_a_word() {
+    set("keyframes.scheduler=euler", &["keyframes.scheduler", "object"]);
+}
+
+#[test]
+fn windows_that_never_move_on() {
+    set("keyframes.context={\"length\": 4, \"overlap\": 4}", &["keyframes.context.overlap"]);
+}
+
+#[test]
+fn windows_inside_layers_that_have_none() {
+    set("keyframes.freenoise={\"length\": 4}", &["keyframes_long"]);
+}
+
+#[test]
+fn frames_from_a_file_and_from_networks_at_once() {
+    changed("{\"op\": \"keyframes\"", "{\"op\": \"source\", \"file\": \"a.png\"}, {\"op\": \"keyframes\"", &["source"]);
+}
+
+#[test]
 fn a_setting_without_a_value() {
     set("seed", &["--set", "seed"]);
 }

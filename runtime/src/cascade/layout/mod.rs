@@ -355,6 +355,6 @@ mod tests {
         let e = message(&|d, _| d["stages"][6]["noise_level"] = json!(100));
         assert_eq!(e, "test.json: upsample.noise_level: expected a whole number from 0 to 99, found 100");
         let e = message(&|_, b| b.cascade.scheduler.num_train_timesteps = 2);
-        assert_eq!(e, "test.json: keyframes.steps: expected 1 to 2 for DDIMScheduler, found 3");
+        assert_eq!(e, "test.json: keyframes.steps: expected 1 to 2 for ddim, found 3");
     }
 }

@@ -61,7 +61,7 @@ impl Template {
             size: main.is_some().then_some([height * cascade.spatial_factor, width * cascade.spatial_factor]),
             conditions,
             source: main.is_none().then(file),
-            keyframes: keyframes(bundle),
+            keyframes: keyframes(bundle, needs),
             predict: (self.chunks > 0).then_some(predict),
             interpolate: vec![Interpolate::default(); passes],
             decode: decode(bundle, needs),
@@ -85,10 +85,12 @@ impl Template {
     }
 }
 
-fn keyframes(bundle: &Manifest) -> Keyframes {
+fn keyframes(bundle: &Manifest, needs: Needs) -> Keyframes {
     let default = Keyframes { frames: bundle.cascade.window, ..Keyframes::default() };
     match &bundle.cascade.sampling {
         Some(sampling) => Keyframes { steps: sampling.steps, guidance: Weight(sampling.guidance), ..default },
+        // Source: diffusers `StableDiffusionPipeline.__call__`.
+        None if needs.text => Keyframes { steps: 50, guidance: Weight::all(7.5), ..default },
         None => default,
     }
 }

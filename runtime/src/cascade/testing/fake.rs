@@ -110,7 +110,7 @@ pub(crate) fn network(
         // One number a chunk of tokens, one a picture.
         "text_encoder" => {
             let ids = i64("input_ids").unwrap();
-            ids.map(|id| (*id % 97) as f32 / 400.0).insert_axis(NdAxis(2))
+            ids.map(|id| (*id % 97) as f32 / 4000.0).insert_axis(NdAxis(2))
         }
         "image_encoder" => f32("pixel_values").unwrap().mean_axis(NdAxis(3)).unwrap().mean_axis(NdAxis(2)).unwrap(),
         "image" | "keyframes" | "keyframes_long" | "interpolate" => {

@@ -19,7 +19,7 @@ fn with(parts: Vec<(&str, Vec<&str>)>) -> Manifest {
 fn text() -> Text {
     let file = |name: &str| format!("files/{name}");
     let (vocabulary, merges) = (file("vocab.json"), file("merges.txt"));
-    Text { vocabulary, merges, length: 9, start: 1488, end: 1489, pad: 1489, normalized: vec![] }
+    Text { vocabulary, merges, length: 16, start: 1488, end: 1489, pad: 1489, normalized: vec![] }
 }
 
 /// Clips of 4 frames from a prompt; up to 4 at once, longer ones in windows.

@@ -200,7 +200,7 @@ fn a_prompt_longer_than_the_encoder_is_refused_or_encoded_in_pieces() {
     let (dir, bundle) = (folder(), families::text_to_video());
     let long = changed(&bundle, "prompt", &json!("a b c d e f g h i j k l m n o p"));
     let e = made(&long, &bundle, dir.path(), 1).unwrap_err().to_string();
-    assert!(e.contains("conditions.prompt: expected at most 7 tokens; with \"weighting\": true longer ones"), "{e}");
+    assert!(e.contains("conditions.prompt: expected at most 14 tokens; with \"weighting\": true longer ones"), "{e}");
     let mut pieces = long.clone();
     pieces["stages"][0]["weighting"] = json!(true);
     assert_eq!(made(&pieces, &bundle, dir.path(), 1).unwrap().1.len(), 4);
