@@ -40,6 +40,8 @@ struct Encoder<'a> {
     place: Place,
     text: Option<Tokenizer>,
     temporal: Option<Tokenizer>,
+    /// Chunks of the longest prompt, which the others are filled up to.
+    chunks: usize,
     /// The embedding of the picture, `[1, 1, width]`.
     picture: Option<ArrayD<f32>>,
 }
@@ -85,8 +87,16 @@ impl<'a> Encoder<'a> {
             place: Place { kind: Kind::Keyframes, unit: 0 },
             text: open(needs.text, &cascade.text)?,
             temporal: open(needs.temporal_text, &cascade.temporal_text)?,
+            chunks: 1,
             picture: None,
         };
+        for cue in layout.cues.values().chain([&layout.none]) {
+            for (tokenizer, prompt) in [(&encoder.text, &cue.prompt), (&encoder.temporal, &cue.temporal_prompt)] {
+                if let Some(tokenizer) = tokenizer.as_ref().filter(|_| plan.conditions.weighting) {
+                    encoder.chunks = encoder.chunks.max(tokenizer.chunks(prompt)?.ids.len());
+                }
+            }
+        }
         if let Some(image) = plan.conditions.image.as_ref().filter(|_| needs.picture) {
             encoder.picture = Some(encoder.embedded(&plan.resolve(&image.file))?);
         }
@@ -127,11 +137,12 @@ impl<'a> Encoder<'a> {
 
     /// The tokens of a prompt, `[1, chunks · length, width]`.
     fn prompt(&self, part: &str, tokenizer: &Tokenizer, key: &str, prompt: &str) -> Result<ArrayD<f32>, CascadeError> {
-        let prompt = if self.plan.conditions.weighting {
+        let mut prompt = if self.plan.conditions.weighting {
             tokenizer.chunks(prompt)?
         } else {
             self.whole(tokenizer, key, prompt)?
         };
+        tokenizer.pad(&mut prompt, self.chunks);
         let ids = prompt.input_ids();
         let hidden = self.sessions.call(self.place, part, &[("input_ids", &ids)], None)?;
         match prompt.embed(Tensor::F32(hidden))? {

@@ -95,7 +95,6 @@ fn every_condition_and_setting_changes_the_video() {
             vec![
                 ("prompt", json!("a fox in the snow")),
                 ("conditions.negative_prompt", json!("rain")),
-                ("keyframes.guidance_rescale", json!(0.9)),
                 ("keyframes.scheduler.type", json!("lcm")),
                 ("noise", json!("torch")),
                 ("noise", json!("diffusers")),
