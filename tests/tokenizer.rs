@@ -6,7 +6,8 @@ use std::fs;
 use serde::Deserialize;
 use vldm_graphs::bundle::{Manifest, Text};
 use vldm_runtime::text::Tokenizer;
-use vldm_tests::bundle;
+use vldm_runtime::{BACKENDS, LoadOptions, Tensor};
+use vldm_tests::{bundle, python};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -154,4 +155,24 @@ fn weights_stand_at_the_tokens_they_were_given_to() {
         assert!((weight - expected).abs() < 1e-6, "token {i}: {weight}");
     }
     assert_eq!(prompt.ids[0][0], text.start);
+}
+
+/// A manifest of other hands may name tokens that the encoder's tables do not have.
+#[test]
+fn ids_beyond_the_table_and_texts_beyond_the_positions_are_errors() {
+    let model = bundle::of("sd1").join("text_encoder.onnx");
+    for backend in BACKENDS {
+        let library = if backend.name() == "ort" { python::ort_library().map(Into::into) } else { None };
+        if backend.name() == "ort" && library.is_none() {
+            continue;
+        }
+        let session = backend.load(&model, &LoadOptions { library, ..LoadOptions::default() }).unwrap();
+        for (length, id) in [(77, 1490_i64), (77, i64::from(u32::MAX)), (78, 5), (500, 5)] {
+            let ids = Tensor::I64(ndarray::ArrayD::from_elem(vec![1, length], id));
+            let answer = session.run(&[("input_ids", &ids)]);
+            assert!(answer.is_err(), "{}: {length} tokens of id {id}", backend.name());
+        }
+        let ids = Tensor::I64(ndarray::ArrayD::from_elem(vec![1, 77], 1489_i64));
+        assert!(session.run(&[("input_ids", &ids)]).is_ok(), "{}: the session is as it was", backend.name());
+    }
 }
