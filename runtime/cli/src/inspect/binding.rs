@@ -68,21 +68,23 @@ impl Part {
             macs
         };
         let split = split(graph, binding_of).with_context(|| format!("part `{name}`"))?;
+        // A network that nothing tells the branches of is called once a step.
+        let branches = if split.pieces.iter().any(|(phase, _)| *phase == Phase::Branch) { BRANCHES } else { 1 };
         let piece = |(phase, g): &(Phase, Graph)| Piece {
             phase: phase.name(),
             nodes: g.nodes().len(),
             carried_in: g.inputs.iter().filter(|&&id| graph.find(&g.value(id).name).is_none()).count(),
             macs: macs(g),
             runs: match phase {
-                Phase::Prologue => BRANCHES,
+                Phase::Prologue => branches,
                 Phase::Timestep | Phase::Common => STEPS,
-                Phase::Branch => STEPS * BRANCHES,
+                Phase::Branch => STEPS * branches,
             },
         };
         let pieces: Vec<Piece> = split.pieces.iter().map(piece).collect();
         let run_pieces = pieces.iter().map(|p| p.macs * p.runs).sum();
         let whole = macs(graph);
-        Ok(Self { name: name.to_owned(), macs: whole, pieces, run_whole: whole * STEPS * BRANCHES, run_pieces })
+        Ok(Self { name: name.to_owned(), macs: whole, pieces, run_whole: whole * STEPS * branches, run_pieces })
     }
 }
 
@@ -117,7 +119,7 @@ impl fmt::Display for Report {
             }
         }
         writeln!(f, "{}\n", table(&rows))?;
-        writeln!(f, "{} steps, {} guidance branches, one window:", self.steps, self.branches)?;
+        writeln!(f, "{} steps, {} guidance branches where there are any, one window:", self.steps, self.branches)?;
         for part in &self.parts {
             let saved = 1.0 - part.run_pieces as f64 / part.run_whole.max(1) as f64;
             let (whole, pieces) = (mega(part.run_whole), mega(part.run_pieces));
