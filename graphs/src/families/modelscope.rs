@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use super::config::Reader;
 use super::shapes::{clip_frames, clip_shape, flatten, unflatten};
 use super::text_to_video::{Networks, TextToVideo, read_vae};
-use super::unet::{Layers, Place, Spatial, unet};
+use super::unet::{Layers, Place, Spatial, attention_levels, unet};
 use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs};
 use crate::bundle::{Cascade, Sampling};
 use crate::ir::{DType, Graph};
@@ -104,8 +104,8 @@ impl Unet3d {
             in_channels: r.size_or("in_channels", 4)?,
             out_channels: r.size_or("out_channels", 4)?,
             layers_per_block: vec![r.size_or("layers_per_block", 2)?; levels],
-            down_attention: blocks(&mut r, "down_block_types", ["DownBlock3D", "CrossAttnDownBlock3D"], levels)?,
-            up_attention: blocks(&mut r, "up_block_types", ["UpBlock3D", "CrossAttnUpBlock3D"], levels)?,
+            down_attention: attention_levels(&mut r, "down_block_types", "DownBlock3D", levels)?,
+            up_attention: attention_levels(&mut r, "up_block_types", "UpBlock3D", levels)?,
             mid_attention: true,
             heads: block_out_channels.iter().map(|width| width / head_dim).collect(),
             transformer_layers: vec![1; levels],
@@ -127,16 +127,6 @@ impl Unet3d {
     fn transformer(&self, heads: usize) -> TemporalTransformerConfig {
         let attention = AttentionConfig { heads, head_dim: self.head_dim, bias: false };
         TemporalTransformerConfig { attention, layers: 1, groups: self.image.groups }
-    }
-}
-
-/// Which levels have transformers.
-fn blocks(r: &mut Reader<'_>, key: &'static str, kinds: [&str; 2], levels: usize) -> Result<Vec<bool>, ConfigError> {
-    let names = r.texts(key)?;
-    let found = names.iter().map(|name| kinds.iter().position(|kind| kind == name).map(|kind| kind == 1));
-    match found.collect::<Option<Vec<_>>>() {
-        Some(found) if found.len() == levels => Ok(found),
-        _ => Err(r.unsupported(key, format!("{names:?}"), format!("{levels} of {} and {}", kinds[0], kinds[1]))),
     }
 }
 

@@ -39,16 +39,21 @@ impl Layout for Ldm {
         reading.assumed.push(format!("prediction_type: {prediction}, as Stable Diffusion {version} has it"));
         reading.assumed.push("scheduler: the noise schedule of Stable Diffusion".to_owned());
         reading.components.insert("unet".to_owned(), shapes.part(unet.config(), |name| unet.rename(name)));
-        let shapes = Below { tensors, prefix: VAE };
-        let vae = vae::Shape::read(&shapes)?;
-        reading.components.insert("vae".to_owned(), shapes.part(vae.config(), |name| vae.rename(name)));
-        if let Some(part) = text::read(tensors)? {
-            reading.components.insert("text_encoder".to_owned(), part);
-        }
-        let used: usize = reading.components.values().map(Part::sources).sum();
-        reading.ignored = tensors.len() - used;
-        Ok(reading)
+        finish(reading, tensors)
     }
+}
+
+/// Adds what every such file holds beside its UNet, and counts what no component uses.
+fn finish(mut reading: Reading, tensors: &Types) -> Result<Reading, LayoutError> {
+    let shapes = Below { tensors, prefix: VAE };
+    let vae = vae::Shape::read(&shapes)?;
+    reading.components.insert("vae".to_owned(), shapes.part(vae.config(), |name| vae.rename(name)));
+    if let Some(part) = text::read(tensors)? {
+        reading.components.insert("text_encoder".to_owned(), part);
+    }
+    let used: usize = reading.components.values().map(Part::sources).sum();
+    reading.ignored = tensors.len() - used;
+    Ok(reading)
 }
 
 impl Part {

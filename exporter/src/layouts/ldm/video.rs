@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::{Below, UNET, VAE, scheduler, text, unet, vae};
+use super::{Below, UNET, finish, scheduler, unet};
 use crate::layouts::{Layout, LayoutError, Part, Reading, Types};
 
 /// The original files of VideoCrafter 1 and 2, text to video.
@@ -50,15 +50,7 @@ impl Layout for VideoCrafter {
         let schedule = Part { config: scheduler("epsilon"), tensors: Vec::new() };
         reading.components.insert("scheduler".to_owned(), schedule);
         reading.components.insert("unet".to_owned(), shapes.part(unet.config(), |name| rename(&unet, name)));
-        let shapes = Below { tensors, prefix: VAE };
-        let vae = vae::Shape::read(&shapes)?;
-        reading.components.insert("vae".to_owned(), shapes.part(vae.config(), |name| vae.rename(name)));
-        if let Some(part) = text::read(tensors)? {
-            reading.components.insert("text_encoder".to_owned(), part);
-        }
-        let used: usize = reading.components.values().map(Part::sources).sum();
-        reading.ignored = tensors.len() - used;
-        Ok(reading)
+        finish(reading, tensors)
     }
 }
 
