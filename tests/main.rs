@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod architecture;
+mod bench;
 mod cli;
 mod export;
 mod fine_tunes;

@@ -20,7 +20,7 @@ fn copy() -> (tempfile::TempDir, PathBuf) {
 }
 
 /// The recordings of `x4` in the form that users make; `change(key, values)` may spoil them.
-fn record(folder: &Path, mut change: impl FnMut(&str, &mut Vec<f32>)) {
+pub fn record(folder: &Path, mut change: impl FnMut(&str, &mut Vec<f32>)) {
     fs::create_dir_all(folder).unwrap();
     for part in ["text_encoder", "upsampler", "upsampler_decoder"] {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();

@@ -1,6 +1,9 @@
-//! `vldm bench`: where the time of a plan goes, or what one call of each network costs.
+//! `vldm bench`: where the time of a plan goes, what one call of each network costs, and what it costs others.
 
+mod paired;
 mod parts;
+mod peer;
+mod plot;
 mod stages;
 
 use std::path::PathBuf;
@@ -11,6 +14,8 @@ use crate::bundle::CacheArgs;
 use crate::engine::EngineArgs;
 use crate::output::Output;
 use crate::plan::PlanArgs;
+use paired::Race;
+use peer::Job;
 
 /// Measure a plan (time per stage, evaluations, peak memory) or a bundle (time per call of each part).
 #[derive(clap::Args)]
@@ -23,6 +28,24 @@ pub struct Args {
     /// Measured calls of each part, after one that is not measured
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     calls: u32,
+    /// Folder of recorded answers, one PART.safetensors a part: what is asked, and what must be answered (docs/verify.md)
+    #[arg(long, value_name = "RECORDING")]
+    recording: Option<PathBuf>,
+    /// Command of a program that is timed in turns with ours on the recording (docs/bench.md); may be given several times
+    #[arg(long, value_name = "COMMAND", requires = "recording")]
+    against: Vec<String>,
+    /// Be the program that another `vldm bench` times: `--against 'vldm bench BUNDLE --engine ort --peer'`
+    #[arg(long, requires_all = ["recording", "case", "answer"], conflicts_with_all = ["against", "plot", "calls"])]
+    peer: bool,
+    /// The recorded case that a peer answers
+    #[arg(long, requires = "peer", hide = true)]
+    case: Option<String>,
+    /// Where a peer writes its answer
+    #[arg(long, requires = "peer", hide = true)]
+    answer: Option<PathBuf>,
+    /// Draw the result as SVG
+    #[arg(long, value_name = "FILE", requires = "recording")]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -33,10 +56,18 @@ pub struct Args {
 pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let engine = args.engine.resolve()?;
     if !args.source.is_dir() {
+        ensure!(args.recording.is_none(), "--recording is for a bundle; {} is no folder", args.source.display());
         let plan = PlanArgs::new(args.source, args.set);
         return stages::run(&plan, &args.cache, &engine, out);
     }
     ensure!(args.set.is_empty(), "--set changes a plan; {} is a folder without one", args.source.display());
     let bundle = args.cache.open(&args.source)?;
+    if let (true, Some(recording), Some(case), Some(answer)) = (args.peer, &args.recording, &args.case, &args.answer) {
+        return peer::serve(&bundle, &engine, &Job { recording, case, threads: engine.options.threads, answer });
+    }
+    if let Some(recording) = &args.recording {
+        let race = Race { recording, against: &args.against, rounds: args.calls, plot: args.plot };
+        return paired::run(&bundle, &engine, &race, out);
+    }
     parts::run(&bundle, &engine, args.calls, out)
 }

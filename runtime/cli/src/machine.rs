@@ -44,6 +44,23 @@ pub fn peak_memory() -> Option<u64> {
     kilobytes("/proc/self/status", "VmHWM:")
 }
 
+/// [`peak_memory`] of another process.
+pub fn peak_memory_of(process: u32) -> Option<u64> {
+    kilobytes(&format!("/proc/{process}/status"), "VmHWM:")
+}
+
+/// Seconds that this process has used of all processors together, to a hundredth, where the system tells.
+pub fn processor_seconds() -> Option<f64> {
+    // Linux counts in hundredths of a second (USER_HZ) on every architecture we know.
+    const TICKS: f64 = 100.0;
+    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    // Fields 14 and 15, counted from 1; the second is a name in brackets that may hold anything.
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS)
+}
+
 fn kilobytes(file: &str, key: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let rest = text.lines().find_map(|line| line.strip_prefix(key))?;

@@ -5,7 +5,7 @@ mod recording;
 use ndarray::{ArrayD, Zip};
 use serde::Serialize;
 
-pub use recording::{Case, RecordingError, cases, parts};
+pub use recording::{Case, RecordingError, cases, parts, write};
 
 use crate::backend::Session;
 use crate::error::BackendError;

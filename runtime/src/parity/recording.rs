@@ -140,6 +140,28 @@ pub fn cases(path: &Path) -> Result<Vec<Case>, RecordingError> {
     }
 }
 
+/// Writes answers to `case` as a recording without its inputs.
+///
+/// # Errors
+/// [`RecordingError::Io`]; [`RecordingError::Tensor`] for an answer that is not f32.
+pub fn write(path: &Path, case: &str, answers: &[(String, Tensor)]) -> Result<(), RecordingError> {
+    let mut tensors = Vec::new();
+    for (name, answer) in answers {
+        let key = format!("{case}/output:{name}");
+        let Some(values) = answer.as_f32() else {
+            let (path, expected) = (path.to_path_buf(), "an output of f32 numbers".to_owned());
+            return Err(RecordingError::Tensor { path, key, expected, found: answer.describe() });
+        };
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        tensors.push((key, values.shape().to_vec(), bytes));
+    }
+    let safetensors = |source| RecordingError::Safetensors { path: path.to_path_buf(), source };
+    let views = tensors.iter().map(|(key, shape, bytes)| Ok((key, TensorView::new(Dtype::F32, shape.clone(), bytes)?)));
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(safetensors)?;
+    let file = safetensors::serialize(views, None).map_err(safetensors)?;
+    fs::write(path, file).map_err(|source| RecordingError::Io { path: path.to_path_buf(), source })
+}
+
 /// The tensor, or what was expected and found.
 fn tensor(view: &TensorView<'_>) -> Result<Tensor, (&'static str, String)> {
     let shape = view.shape();
@@ -178,6 +200,20 @@ mod tests {
 
     fn f32s(values: &[f32]) -> Vec<u8> {
         values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, y) =
+            (dir.path().join("unet.safetensors"), ArrayD::from_shape_vec(IxDyn(&[1, 2]), vec![1.5, -2.0]).unwrap());
+        write(&path, "a/b", &[("y".to_owned(), Tensor::F32(y.clone()))]).unwrap();
+        assert_eq!(
+            cases(&path).unwrap(),
+            [Case { name: "a/b".into(), inputs: vec![], outputs: vec![("y".into(), y)] }]
+        );
+        let whole = Tensor::I64(ArrayD::zeros(IxDyn(&[1])));
+        assert!(matches!(write(&path, "a", &[("n".to_owned(), whole)]), Err(RecordingError::Tensor { .. })));
     }
 
     #[test]
