@@ -72,6 +72,7 @@ fn animatediff_makes_the_video_of_a_prompt_as_diffusers_does() {
 #[test]
 fn long_clips_of_animatediff_are_those_of_free_noise() {
     agrees("freenoise");
+    agrees("freenoise-lcm");
 }
 
 #[test]
@@ -87,6 +88,30 @@ fn another_solver_of_the_plan_is_that_of_diffusers() {
 #[test]
 fn a_solver_that_draws_noise_at_every_step_draws_that_of_diffusers() {
     agrees("lcm");
+}
+
+#[test]
+fn noise_that_a_solver_draws_has_the_order_of_the_pipeline() {
+    agrees("sde");
+    agrees("euler-ancestral");
+    agrees("sde-images");
+}
+
+#[test]
+fn solvers_that_look_back_are_those_of_diffusers() {
+    agrees("heun");
+    agrees("unipc");
+}
+
+#[test]
+fn noise_schedules_without_signal_at_their_end_are_those_of_diffusers() {
+    agrees("zero-snr");
+}
+
+#[test]
+fn solvers_of_edm_run_stable_video_diffusion_as_in_diffusers() {
+    agrees("edm-euler");
+    agrees("edm-dpm");
 }
 
 #[test]

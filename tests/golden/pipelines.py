@@ -18,9 +18,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from diffusers import (
-    AnimateDiffPipeline, AutoencoderKL, AutoencoderKLTemporalDecoder, DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler,
-    LCMScheduler, DDPMScheduler, StableDiffusionPipeline, StableDiffusionUpscalePipeline, StableVideoDiffusionPipeline, TextToVideoSDPipeline, UNet2DConditionModel, UNet3DConditionModel,
-    UNetMotionModel, UNetSpatioTemporalConditionModel,
+    AnimateDiffPipeline, AutoencoderKL, AutoencoderKLTemporalDecoder, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler, EDMEulerScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, LCMScheduler,
+    StableDiffusionPipeline, StableDiffusionUpscalePipeline, StableVideoDiffusionPipeline, TextToVideoSDPipeline, UNet2DConditionModel,
+    UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel, UniPCMultistepScheduler,
 )
 from PIL import Image
 from safetensors.torch import save_file
@@ -49,7 +50,11 @@ def picture() -> Image.Image:
 
 
 def text(checkpoint: Path) -> dict:
-    return dict(tokenizer=CLIPTokenizer.from_pretrained(checkpoint / "tokenizer"), text_encoder=CLIPTextModel.from_pretrained(checkpoint / "text_encoder").eval())
+    encoder = CLIPTextModel.from_pretrained(checkpoint / "text_encoder").eval()
+    if not hasattr(encoder, "text_model"):
+        # Pipelines ask for the normalisation by the name that it had before transformers 5.
+        encoder.__dict__["text_model"] = SimpleNamespace(final_layer_norm=encoder.final_layer_norm)
+    return dict(tokenizer=CLIPTokenizer.from_pretrained(checkpoint / "tokenizer"), text_encoder=encoder)
 
 
 def component(cls, checkpoint: Path, name: str):
@@ -61,18 +66,26 @@ def plan(seed: int, size, conditions: dict, keyframes: dict, decode: dict) -> di
     return {"version": 1, "seed": seed, "noise": "diffusers", "size": list(size), "stages": stages}
 
 
-def image_to_video(checkpoint: Path):
+def other(checkpoint: Path, solver, settings: dict):
+    """Another solver over the noise schedule of a checkpoint, its own defaults elsewhere."""
+    config = json.loads((checkpoint / "scheduler" / "scheduler_config.json").read_text())
+    kept = {k: config[k] for k in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")}
+    return solver.from_config({**kept, **settings})
+
+
+def image_to_video(checkpoint: Path, solver=None, **keyframes):
     """Guidance that rises, decoding in chunks of unequal length."""
     size, seed = (24, 40), 11
+    solver = solver or EulerDiscreteScheduler.from_pretrained(checkpoint / "scheduler")
     pipe = StableVideoDiffusionPipeline(
         vae=component(AutoencoderKLTemporalDecoder, checkpoint, "vae"), unet=component(UNetSpatioTemporalConditionModel, checkpoint, "unet"),
-        image_encoder=component(CLIPVisionModelWithProjection, checkpoint, "image_encoder"), scheduler=EulerDiscreteScheduler.from_pretrained(checkpoint / "scheduler"),
+        image_encoder=component(CLIPVisionModelWithProjection, checkpoint, "image_encoder"), scheduler=solver,
         feature_extractor=CLIPImageProcessor.from_pretrained(checkpoint / "feature_extractor"))
     pipe.set_progress_bar_config(disable=True)
     frames = pipe(picture(), *size, num_frames=5, num_inference_steps=4, min_guidance_scale=1.0, max_guidance_scale=3.0, fps=8, motion_bucket_id=90,
                   noise_aug_strength=0.1, decode_chunk_size=3, generator=generator(seed), output_type="np").frames[0]
     conditions = {"image": {"file": "picture.png"}, "fps": 8, "motion_bucket_id": 90, "noise_aug_strength": 0.1}
-    keyframes = {"frames": 5, "steps": 4, "guidance": [1.0, 3.0]}
+    keyframes = {"frames": 5, "steps": 4, "guidance": [1.0, 3.0], **keyframes}
     return frames, plan(seed, size, conditions, keyframes, {"window": 3, "halo": 0})
 
 
@@ -81,14 +94,14 @@ def text_plan(seed, size, frames, steps, guidance, **keyframes):
     return plan(seed, size, conditions, {"frames": frames, "steps": steps, "guidance": guidance, **keyframes}, {"temporal": False})
 
 
-def modelscope(checkpoint: Path):
+def modelscope(checkpoint: Path, solver=None, settings={}, **keyframes):
     size, seed = (24, 32), 5
+    scheduler = other(checkpoint, solver, settings) if solver else DDIMScheduler.from_pretrained(checkpoint / "scheduler")
     pipe = TextToVideoSDPipeline(
-        vae=component(AutoencoderKL, checkpoint, "vae"), unet=component(UNet3DConditionModel, checkpoint, "unet"),
-        scheduler=DDIMScheduler.from_pretrained(checkpoint / "scheduler"), **text(checkpoint))
+        vae=component(AutoencoderKL, checkpoint, "vae"), unet=component(UNet3DConditionModel, checkpoint, "unet"), scheduler=scheduler, **text(checkpoint))
     pipe.set_progress_bar_config(disable=True)
     frames = pipe(PROMPT, *size, num_frames=4, num_inference_steps=4, guidance_scale=9.0, negative_prompt=NEGATIVE, generator=generator(seed), output_type="np").frames[0]
-    return frames, text_plan(seed, size, 4, 4, 9.0)
+    return frames, text_plan(seed, size, 4, 4, 9.0, **keyframes)
 
 
 def animatediff(checkpoint: Path, solver=DDIMScheduler, steps=3, guidance=7.5, frames=4, free_noise=None, settings=(), **keyframes):
@@ -108,17 +121,21 @@ def animatediff(checkpoint: Path, solver=DDIMScheduler, steps=3, guidance=7.5, f
     return made, text_plan(seed, size, frames, steps, guidance, **keyframes)
 
 
-def stable_diffusion(checkpoint: Path):
-    """Three images of one prompt, whose noise is drawn at once."""
+def stable_diffusion(checkpoint: Path, images=3, guidance=5.0, rescale=0.7, solver=None, settings={}, clip_skip=None, scheduler={"steps_offset": 1}):
+    """Images of one prompt, whose noise is drawn at once."""
     size, seed = (16, 24), 3
+    schedule = other(checkpoint, solver, settings) if solver else DDIMScheduler.from_pretrained(checkpoint / "scheduler")
     pipe = StableDiffusionPipeline(
         vae=component(AutoencoderKL, checkpoint, "vae"), unet=component(UNet2DConditionModel, checkpoint, "unet"), safety_checker=None,
-        feature_extractor=None, scheduler=DDIMScheduler.from_pretrained(checkpoint / "scheduler"), requires_safety_checker=False, **text(checkpoint))
+        feature_extractor=None, scheduler=schedule, requires_safety_checker=False, **text(checkpoint))
     pipe.set_progress_bar_config(disable=True)
-    frames = pipe(PROMPT, *size, num_images_per_prompt=3, num_inference_steps=4, guidance_scale=5.0, guidance_rescale=0.7, negative_prompt=NEGATIVE,
-                  generator=generator(seed), output_type="np").images
+    frames = pipe(PROMPT, *size, num_images_per_prompt=images, num_inference_steps=4, guidance_scale=guidance, guidance_rescale=rescale, negative_prompt=NEGATIVE,
+                  clip_skip=clip_skip, generator=generator(seed), output_type="np").images
     # The pipeline corrects the offset of the checkpoint.
-    return frames, text_plan(seed, size, 3, 4, 5.0, guidance_rescale=0.7, scheduler={"steps_offset": 1})
+    made = text_plan(seed, size, images, 4, guidance, guidance_rescale=rescale, scheduler=scheduler)
+    if clip_skip is not None:
+        made["stages"][0]["clip_skip"] = clip_skip
+    return frames, made
 
 
 def small_pictures() -> list[Image.Image]:
@@ -142,6 +159,27 @@ def upscaler(checkpoint: Path, frames: int, guidance: float):
     return images, {"version": 1, "seed": seed, "noise": "diffusers", "stages": stages}
 
 
+def solvers():
+    """Name → (fixture, pipeline): pipelines with a solver that is not the checkpoint's."""
+    def swapped(fixture, pipeline, solver, kind, **settings):
+        changes = {"type": kind, **settings}
+        return fixture, lambda c: pipeline(c, solver=solver, settings=settings, scheduler=changes)
+
+    sde = {"use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"}
+    zero = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": False}
+    edm = {"sigma_min": 0.002, "sigma_max": 700.0, "sigma_data": 1.0, "prediction_type": "v_prediction"}
+    return {
+        "heun": swapped("sd1", stable_diffusion, HeunDiscreteScheduler, "heun", use_karras_sigmas=True),
+        "unipc": swapped("modelscope", modelscope, UniPCMultistepScheduler, "unipc", solver_type="bh1", final_sigmas_type="sigma_min"),
+        "sde": swapped("modelscope", modelscope, DPMSolverMultistepScheduler, "sde-dpmsolver++", **sde),
+        "sde-images": swapped("sd1", stable_diffusion, DPMSolverMultistepScheduler, "sde-dpmsolver++", algorithm_type="sde-dpmsolver++"),
+        "euler-ancestral": swapped("modelscope", modelscope, EulerAncestralDiscreteScheduler, "euler-ancestral"),
+        "zero-snr": ("sd1", lambda c: stable_diffusion(c, guidance=1.5, solver=DDIMScheduler, settings=zero, scheduler={"type": "ddim", **zero})),
+        "edm-euler": ("svd", lambda c: image_to_video(c, EDMEulerScheduler(**edm), scheduler={"type": "edm-euler"})),
+        "edm-dpm": ("svd", lambda c: image_to_video(c, EDMDPMSolverMultistepScheduler(**edm), scheduler={"type": "edm-dpmsolver++"})),
+    }
+
+
 def cases():
     """Name → (fixture, pipeline)."""
     motion = lambda **settings: ("animatediff", lambda c: animatediff(c, **settings))
@@ -150,6 +188,7 @@ def cases():
         "modelscope": ("modelscope", modelscope),
         "animatediff": motion(),
         "freenoise": motion(frames=24, free_noise=(16, 4, "pyramid"), steps=2),
+        "freenoise-lcm": motion(frames=22, free_noise=(8, 4, "pyramid"), solver=LCMScheduler, guidance=1.5, steps=3, scheduler={"type": "lcm"}),
         "freenoise-tail": motion(frames=11, free_noise=(6, 4, "flat"), steps=2),
         "dpm-karras": motion(solver=DPMSolverMultistepScheduler, settings={"use_karras_sigmas": True}, steps=4,
                              scheduler={"type": "dpmsolver++", "use_karras_sigmas": True}),
@@ -157,6 +196,7 @@ def cases():
         "stable-diffusion": ("sd1", stable_diffusion),
         "upscaler": ("x4", lambda c: upscaler(c, 3, 3.0)),
         "upscaler-unguided": ("x4", lambda c: upscaler(c, 1, 1.0)),
+        **solvers(),
     }
 
 

@@ -74,6 +74,10 @@ pub struct Pipeline {
     pub before: Vec<usize>,
     /// Whether `[batch, frames, channels, …]` is drawn in the memory order of `[batch, channels, frames, …]`.
     pub channels_first: bool,
+    /// Whether fresh noise for the steps is drawn frame by frame, whatever the order of the start noise.
+    pub steps_by_frame: bool,
+    /// Lengths of the permutations that are drawn after the start noise.
+    pub shuffles: Vec<usize>,
     /// The precision that is drawn in; absent: f32.
     pub half: Option<Half>,
 }
@@ -154,13 +158,13 @@ impl Draws {
                 while running.next <= index {
                     numbers = running.draw(n, pipeline);
                 }
-                self.ordered(numbers, pipeline)
+                self.ordered(numbers, pipeline.channels_first && !(pipeline.steps_by_frame && index > 0))
             }
         }
     }
 
-    fn ordered(&self, numbers: Vec<f32>, pipeline: &Pipeline) -> ArrayD<f32> {
-        if !pipeline.channels_first || self.shape.len() < 3 {
+    fn ordered(&self, numbers: Vec<f32>, channels_first: bool) -> ArrayD<f32> {
+        if !channels_first || self.shape.len() < 3 {
             return shaped(&self.shape, numbers);
         }
         let mut drawn = self.shape.clone();
@@ -175,6 +179,7 @@ impl Running {
     fn before(key: u64, pipeline: &Pipeline) -> Self {
         let mut running = Self { rng: TorchRng::seeded(key), next: 0 };
         for &n in &pipeline.before {
+            running.next = 0;
             running.draw(n, pipeline);
         }
         running.next = 0;
@@ -182,6 +187,11 @@ impl Running {
     }
 
     fn draw(&mut self, n: usize, pipeline: &Pipeline) -> Vec<f32> {
+        if self.next == 1 {
+            for &length in &pipeline.shuffles {
+                self.rng.randperm(length);
+            }
+        }
         self.next += 1;
         match pipeline.half {
             None => self.rng.randn(n),
@@ -248,7 +258,7 @@ mod tests {
     #[test]
     fn a_pipeline_draws_from_one_generator_in_its_own_order() {
         let shape = [1, 3, 2, 2, 2];
-        let pipeline = Pipeline { before: vec![5, 40], channels_first: true, half: None };
+        let pipeline = Pipeline { before: vec![5, 40], channels_first: true, ..Pipeline::default() };
         let draws = Draws::new(NoiseRule::Diffusers, 11, (Source::Keyframes, 0), &shape, pipeline);
         let mut rng = TorchRng::seeded(11);
         rng.randn(5);
@@ -259,5 +269,28 @@ mod tests {
                 assert_eq!(v.to_bits(), numbers[((c * 3 + t) * 2 + h) * 2 + w].to_bits());
             }
         }
+    }
+
+    #[test]
+    fn permutations_and_the_order_of_steps_come_after_the_start_noise() {
+        let shape = [1, 3, 2, 2, 2];
+        let pipeline = Pipeline {
+            before: vec![5],
+            channels_first: true,
+            steps_by_frame: true,
+            shuffles: vec![4, 3],
+            ..Pipeline::default()
+        };
+        let draws = Draws::new(NoiseRule::Diffusers, 11, (Source::Keyframes, 0), &shape, pipeline);
+        let mut rng = TorchRng::seeded(11);
+        rng.randn(5);
+        let start = rng.randn(24);
+        assert_eq!(draws.start()[[0, 1, 0, 0, 0]].to_bits(), start[4].to_bits());
+        rng.randperm(4);
+        rng.randperm(3);
+        for i in 0..2 {
+            assert_eq!(draws.step(i).as_slice().unwrap(), rng.randn(24));
+        }
+        assert_eq!(draws.start()[[0, 0, 1, 0, 0]].to_bits(), start[12].to_bits());
     }
 }

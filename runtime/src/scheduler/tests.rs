@@ -135,7 +135,7 @@ fn every_scheduler_goes_the_way_of_diffusers() {
             let ours = step.level.sigma / step.level.alpha;
             assert!((ours - sigma).abs() <= 2e-6 * sigma, "{what}: σ {ours} for {sigma}");
         }
-        let pipeline = Pipeline { before: vec![], channels_first: false, half: None };
+        let pipeline = Pipeline::default();
         let draws = Draws::new(NoiseRule::Diffusers, 3, (Source::Keyframes, 0), &[1, 1, 4], pipeline);
         let path = path(&table, draws.start(), &|i| draws.step(i), pretended);
         assert_eq!(path.len(), case.path.len(), "{what}");

@@ -15,6 +15,9 @@ use crate::sampler::{Branch, Control, Guidance, Replace, Window, denoise};
 use crate::scheduler::Table;
 use crate::tensor::Tensor;
 
+/// Families whose pipeline shows its solver a batch of frames. Source: diffusers `TextToVideoSDPipeline.__call__`.
+const STEPS_BY_FRAME: &[&str] = &["modelscope"];
+
 /// One call of the denoising loop.
 pub(super) struct Job<'a> {
     pub(super) part: &'static str,
@@ -46,7 +49,7 @@ impl Stages<'_> {
     ///
     /// Source, for the order of the rule `diffusers`: `StableVideoDiffusionPipeline.__call__` draws the picture's noise,
     /// then latents `[batch, frames, channels, …]`; `TextToVideoSDPipeline`, `AnimateDiffPipeline`: `prepare_latents`
-    /// draws `[batch, channels, frames, …]`.
+    /// draws `[batch, channels, frames, …]`, and `_prepare_latents_free_noise` a permutation a window after that.
     pub(super) fn noise(&self, source: Source, segment: u64, shape: &[usize]) -> Draws {
         let [_, h, w] = self.latent();
         let scale = self.bundle.cascade.spatial_factor;
@@ -54,7 +57,12 @@ impl Stages<'_> {
             Source::Keyframes if self.layout.needs.picture_latents => {
                 Pipeline { before: vec![3 * h * scale * w * scale], ..Pipeline::default() }
             }
-            Source::Keyframes if shape.len() == 5 => Pipeline { channels_first: true, ..Pipeline::default() },
+            Source::Keyframes if shape.len() == 5 => Pipeline {
+                channels_first: true,
+                steps_by_frame: STEPS_BY_FRAME.contains(&self.bundle.family.as_str()),
+                shuffles: self.shuffles(shape[1]),
+                ..Pipeline::default()
+            },
             _ => Pipeline::default(),
         };
         Draws::new(self.plan.noise, self.plan.seed, (source, segment), shape, pipeline)
@@ -145,6 +153,20 @@ impl Stages<'_> {
             inputs.push(("window_weights", windows.merge_matrix()));
         }
         inputs
+    }
+
+    /// Lengths of the permutations by which a long clip's noise repeats.
+    fn shuffles(&self, frames: usize) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        if let Some(windows) = &self.plan.keyframes.freenoise {
+            let drawn = shuffle(frames, windows.length, windows.stride, |n| {
+                lengths.push(n);
+                (0..n).collect()
+            });
+            // A plan's windows have frames and strides.
+            drop(drawn);
+        }
+        lengths
     }
 
     /// Noise of which only the first window is fresh; later frames are those before them, shuffled.
