@@ -64,7 +64,41 @@ fn a_peer_that_fails_ends_the_bench_with_its_own_words() {
     record(scratch.path(), |_, _| {});
     let ran = bench(scratch.path(), &["sh -c 'echo no module named torch >&2; exit 3'"], &[]).expect(1);
     assert!(ran.stderr.contains("no module named torch"), "{}", ran.stderr);
-    let ran = vldm(["bench", "plan.json", "--recording", "x"]).expect(1);
+    let ran = vldm(["bench", "demo/plans/drive.json", "--recording", "x"]).expect(1);
     assert!(ran.stderr.contains("--recording is for a bundle"), "{}", ran.stderr);
-    assert!(vldm(["bench", "x", "--against", "y"]).expect(2).stderr.contains("--recording"));
+    let bundle = bundle::of("x4");
+    let ran = vldm(["bench", bundle.to_str().unwrap(), "--against", "y"]).expect(1);
+    assert!(ran.stderr.contains("--recording"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_whole_plan_is_raced_and_its_frames_are_compared() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (plan, frames) = (scratch.path().join("plan.json"), scratch.path().join("frames"));
+    let document = serde_json::json!({
+        "version": 1, "checkpoint": vldm_tests::root().join("demo"), "seed": 1, "size": [32, 32], "stages": [
+            { "op": "conditions", "labels": { "night": 0, "crowd": 0 } },
+            { "op": "keyframes", "frames": 2, "steps": 1, "guidance": 1.0 },
+            { "op": "decode" }, { "op": "video", "fps": 8 }
+        ]
+    });
+    fs::write(&plan, document.to_string()).unwrap();
+    vldm(["run", plan.to_str().unwrap(), "-o", frames.to_str().unwrap()]).expect(0);
+    let peer = |folder: &Path| {
+        let script = scratch.path().join("peer.sh");
+        let text = r#"while [ $# -gt 1 ]; do case "$1" in --plan) cat "$2" > /dev/null || exit 1;; --answer) a="$2";; esac; shift 2; done
+cp -r "$FRAMES" "$a"
+echo '{"peer":"copy"}'
+while read -r line; do echo '{"seconds":0.5,"processor_seconds":0.5}'; done"#;
+        fs::write(&script, text.replace("$FRAMES", folder.to_str().unwrap())).unwrap();
+        let command = format!("sh {}", script.display());
+        vldm(["--json", "bench", plan.to_str().unwrap(), "--calls", "2", "--against", &command])
+    };
+    let json = peer(&frames).expect(0).json();
+    let all = json["cases"][0]["contestants"].as_array().unwrap();
+    assert_eq!(all[1]["difference"], 0.0);
+    assert_eq!(all[0]["seconds"].as_array().unwrap().len(), 2);
+    fs::remove_file(fs::read_dir(&frames).unwrap().next().unwrap().unwrap().path()).unwrap();
+    let ran = peer(&frames).expect(1);
+    assert!(ran.stderr.contains("made 1 frames, expected 2"), "{}", ran.stderr);
 }

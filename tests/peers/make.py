@@ -7,6 +7,9 @@ makes for each of svd, modelscope and animatediff
     FOLDER/NAME/                 a checkpoint as diffusers writes it
     FOLDER/NAME.recording/       one question to the UNet and torch's answer
     FOLDER/NAME.torch.onnx       what torch.onnx.export (TorchScript) makes of it, all sizes fixed
+    FOLDER/NAME.torch.b2.onnx    the same for two at once, as guidance calls it
+    FOLDER/NAME.json             a plan: 8 frames, 25 steps with guidance, noise as diffusers draws it
+    FOLDER/first.png             the picture that one of the plans begins with
 
 Seed 0. Encoders and decoders are tiny: what is compared is the UNet.
 """
@@ -18,7 +21,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import networks
@@ -97,10 +102,25 @@ def question(network: networks.Network) -> dict[str, torch.Tensor]:
     return {name: asked[name] for name in network.inputs}
 
 
+def plan(name: str) -> dict:
+    if name == "svd":
+        conditions, guidance = {"image": {"file": "first.png"}, "fps": 7, "motion_bucket_id": 127, "noise_aug_strength": 0.02}, [1.0, 3.0]
+        decode = {"window": FRAMES, "halo": 0}
+    else:
+        conditions, guidance = {"prompt": "a red fox runs through the snow", "negative_prompt": "blurry"}, 7.5
+        decode = {"temporal": False}
+    stages = [{"op": "conditions", **conditions}, {"op": "keyframes", "frames": FRAMES, "steps": 25, "guidance": guidance}, {"op": "decode", **decode},
+              {"op": "video", "fps": 8}]
+    return {"version": 1, "bundle": f"{name}.bundle", "seed": 1, "noise": "diffusers", "size": [8 * SIZE, 8 * SIZE], "stages": stages}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     root = parser.parse_args().folder
+    root.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[0:8 * SIZE, 0:8 * SIZE]
+    Image.fromarray(np.stack([127 + 90 * np.sin(x / 19), 127 + 90 * np.cos(y / 15), x], -1).astype(np.uint8)).save(root / "first.png")
     for make in (svd, modelscope, animatediff):
         torch.manual_seed(0)
         name = make.__name__
@@ -109,12 +129,14 @@ def main() -> None:
         inputs = question(network)
         with torch.no_grad():
             answer = network(*inputs.values())
-            torch.onnx.export(network, tuple(inputs.values()), root / f"{name}.torch.onnx", opset_version=17, dynamo=False, input_names=list(inputs),
-                              output_names=["out_sample"])
+            for batch, path in ((1, f"{name}.torch.onnx"), (2, f"{name}.torch.b2.onnx")):
+                example = tuple(x.repeat(batch, *[1] * (x.ndim - 1)) for x in inputs.values())
+                torch.onnx.export(network, example, root / path, opset_version=17, dynamo=False, input_names=list(inputs), output_names=["out_sample"])
         case = f"t{FRAMES}-{SIZE}x{SIZE}"
         recorded = {f"{case}/input:{key}": value.contiguous() for key, value in inputs.items()}
         (root / f"{name}.recording").mkdir(exist_ok=True)
         save_file(recorded | {f"{case}/output:out_sample": answer.contiguous()}, root / f"{name}.recording" / "keyframes.safetensors")
+        (root / f"{name}.json").write_text(json.dumps(plan(name), indent=2))
         print(f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")
 
 

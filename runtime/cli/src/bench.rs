@@ -8,7 +8,7 @@ mod stages;
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 
 use crate::bundle::CacheArgs;
 use crate::engine::EngineArgs;
@@ -31,8 +31,8 @@ pub struct Args {
     /// Folder of recorded answers, one PART.safetensors a part: what is asked, and what must be answered (docs/verify.md)
     #[arg(long, value_name = "RECORDING")]
     recording: Option<PathBuf>,
-    /// Command of a program that is timed in turns with ours on the recording (docs/bench.md); may be given several times
-    #[arg(long, value_name = "COMMAND", requires = "recording")]
+    /// Command of a program that is timed in turns with ours on the recording or plan (docs/bench.md); may be given several times
+    #[arg(long, value_name = "COMMAND")]
     against: Vec<String>,
     /// Be the program that another `vldm bench` times: `--against 'vldm bench BUNDLE --engine ort --peer'`
     #[arg(long, requires_all = ["recording", "case", "answer"], conflicts_with_all = ["against", "plot", "calls"])]
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, requires = "peer", hide = true)]
     answer: Option<PathBuf>,
     /// Draw the result as SVG
-    #[arg(long, value_name = "FILE", requires = "recording")]
+    #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
@@ -55,19 +55,29 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let engine = args.engine.resolve()?;
+    let race = Race { against: &args.against, rounds: args.calls, plot: args.plot.as_deref() };
+    let races = !args.against.is_empty() || args.plot.is_some();
     if !args.source.is_dir() {
-        ensure!(args.recording.is_none(), "--recording is for a bundle; {} is no folder", args.source.display());
+        let name = args.source.display();
+        ensure!(args.recording.is_none(), "--recording is for a bundle; {name} is no folder");
+        ensure!(
+            !races || args.set.is_empty(),
+            "--set and --against: peers read {name} as it is, so write it as it is meant"
+        );
         let plan = PlanArgs::new(args.source, args.set);
+        if races {
+            return paired::plan(&plan, &args.cache, &engine, &race, out);
+        }
         return stages::run(&plan, &args.cache, &engine, out);
     }
     ensure!(args.set.is_empty(), "--set changes a plan; {} is a folder without one", args.source.display());
     let bundle = args.cache.open(&args.source)?;
-    if let (true, Some(recording), Some(case), Some(answer)) = (args.peer, &args.recording, &args.case, &args.answer) {
-        return peer::serve(&bundle, &engine, &Job { recording, case, threads: engine.options.threads, answer });
+    match (args.recording, args.case, args.answer) {
+        (Some(recording), Some(case), Some(answer)) => peer::serve(&bundle, &engine, &Job { recording, case, answer }),
+        (Some(recording), ..) => paired::parts(&bundle, &engine, &recording, &race, out),
+        _ if races => {
+            bail!("--against and --plot: a bundle needs --recording, which says what is asked of it (docs/bench.md)")
+        }
+        _ => parts::run(&bundle, &engine, args.calls, out),
     }
-    if let Some(recording) = &args.recording {
-        let race = Race { recording, against: &args.against, rounds: args.calls, plot: args.plot };
-        return paired::run(&bundle, &engine, &race, out);
-    }
-    parts::run(&bundle, &engine, args.calls, out)
 }

@@ -1,37 +1,52 @@
-//! The same recorded question to our engine and to other programs, in turns.
+//! The same work to our engine and to other programs, in turns.
 //!
 //! A round is one call of each, so that what else the machine does meets all alike; what counts is the ratio within a
 //! round.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use vldm_runtime::Session;
+use vldm_runtime::cascade::Silent;
+use vldm_runtime::cascade::layout::Layout;
 use vldm_runtime::parity::{self, Case, Difference};
+use vldm_runtime::video::Input;
 
-use super::peer::{Call, Job, Peer};
+use super::peer::{Call, Peer};
 use super::plot;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, CacheArgs};
 use crate::engine::Engine;
 use crate::machine;
 use crate::output::{Output, bytes, note, seconds, table};
+use crate::plan::PlanArgs;
+use crate::run::make;
 
 /// Between two calls, so that threads that spin for more work have given up.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is measured, and beside what.
+/// Beside what something is measured, and how often.
 pub struct Race<'a> {
-    /// Folder of recorded answers.
-    pub recording: &'a Path,
     /// Commands of the other programs.
     pub against: &'a [String],
     /// Calls of each, after one that is not measured.
     pub rounds: u32,
     /// Where to draw the result.
-    pub plot: Option<PathBuf>,
+    pub plot: Option<&'a Path>,
+}
+
+/// What all do.
+pub struct Work<'a> {
+    /// The arguments that tell a peer what to do, before `--threads` and `--answer`.
+    pub asked: Vec<OsString>,
+    /// Whether the answer is one file or a folder.
+    pub answer: &'static str,
+    /// One call of ours.
+    pub ours: &'a mut dyn FnMut() -> anyhow::Result<Call>,
+    /// How far an answer is from what is right.
+    pub differs: &'a dyn Fn(&Path) -> anyhow::Result<f64>,
 }
 
 /// The result of one recorded question.
@@ -65,70 +80,123 @@ struct Report {
     cases: Vec<Measured>,
 }
 
-/// Runs the race over every case of the recording.
+impl Race<'_> {
+    /// Calls all in turns; `ours` is our name and how far our answer is from what is right.
+    ///
+    /// # Errors
+    /// When the engine or a peer fails.
+    pub fn run(&self, threads: usize, work: &mut Work<'_>, ours: (String, f64)) -> anyhow::Result<Vec<Contestant>> {
+        let scratch = tempfile::tempdir()?;
+        let mut contestants = vec![Contestant::new(ours.0, ours.1)];
+        let mut peers = Vec::new();
+        for (i, command) in self.against.iter().enumerate() {
+            let answer = scratch.path().join(format!("{i}{}", work.answer));
+            let peer = Peer::start(command, &work.asked, threads, &answer)?;
+            let difference = (work.differs)(&answer).with_context(|| format!("--against `{command}`"))?;
+            contestants.push(Contestant::new(peer.name.clone(), difference));
+            peers.push(peer);
+        }
+        for round in 0..=self.rounds {
+            for (i, contestant) in contestants.iter_mut().enumerate() {
+                std::thread::sleep(PAUSE);
+                let call = match i.checked_sub(1) {
+                    None => (work.ours)()?,
+                    Some(i) => peers[i].call()?,
+                };
+                // The first round warms caches up.
+                if round > 0 {
+                    contestant.seconds.push(call.seconds);
+                    contestant.processor_seconds.extend(call.processor_seconds);
+                }
+            }
+        }
+        let ours = contestants[0].seconds.clone();
+        for contestant in &mut contestants {
+            contestant.ratio = median(contestant.seconds.iter().zip(&ours).map(|(theirs, ours)| theirs / ours));
+        }
+        contestants[0].peak_memory = machine::peak_memory();
+        for (contestant, peer) in contestants[1..].iter_mut().zip(&peers) {
+            contestant.peak_memory = peer.peak_memory();
+        }
+        Ok(contestants)
+    }
+
+    /// Prints and draws the result.
+    fn show(&self, cases: Vec<Measured>, out: Output) -> anyhow::Result<()> {
+        if let Some(path) = self.plot {
+            std::fs::write(path, plot::svg(&cases)).with_context(|| path.display().to_string())?;
+        }
+        out.result(&Report { cases })
+    }
+}
+
+/// Every case of a recording: one call of a network.
 ///
 /// # Errors
 /// When an engine, a peer or a file fails.
-pub fn run(bundle: &Bundle, engine: &Engine, race: &Race<'_>, out: Output) -> anyhow::Result<()> {
-    let mut report = Report { cases: Vec::new() };
-    for (part, file) in parity::parts(race.recording)? {
+pub fn parts(bundle: &Bundle, engine: &Engine, recording: &Path, race: &Race<'_>, out: Output) -> anyhow::Result<()> {
+    let (threads, name) = (engine.options.threads, engine.backend.name());
+    let mut measured = Vec::new();
+    for (part, file) in parity::parts(recording)? {
         let model = bundle.path.join(&bundle.manifest.part(&part)?.file);
         let session = engine.backend.load(&model, &engine.options)?;
         for case in parity::cases(&file)? {
             note(format!("{part}, {}", case.name));
-            let contestants = one(session.as_ref(), engine, &file, &case, race)?;
-            report.cases.push(Measured::new(&part, &case.name, engine.options.threads, contestants));
+            let inputs: Vec<_> = case.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            let difference = worst(parity::compare(session.as_ref(), &case)?);
+            let mut work = Work {
+                asked: ["--recording".into(), file.clone().into(), "--case".into(), case.name.clone().into()].into(),
+                answer: ".safetensors",
+                ours: &mut || Ok(timed(|| session.run(&inputs).map(drop))?),
+                differs: &|answer| differs(answer, &case),
+            };
+            let contestants = race.run(threads, &mut work, (format!("vldm {name}"), difference))?;
+            measured.push(Measured::new(&part, &case.name, threads, contestants));
         }
     }
-    if let Some(path) = &race.plot {
-        std::fs::write(path, plot::svg(&report.cases)).with_context(|| path.display().to_string())?;
-    }
-    out.result(&report)
+    race.show(measured, out)
 }
 
-fn one(
-    session: &dyn Session,
-    engine: &Engine,
-    file: &Path,
-    case: &Case,
-    race: &Race<'_>,
-) -> anyhow::Result<Vec<Contestant>> {
-    let scratch = tempfile::tempdir()?;
-    let ours = parity::compare(session, case)?;
-    let mut contestants = vec![Contestant::new(format!("vldm {}", engine.backend.name()), worst(ours))];
-    let mut peers = Vec::new();
-    for (i, command) in race.against.iter().enumerate() {
-        let answer = scratch.path().join(format!("{i}.safetensors"));
-        let job = Job { recording: file, case: &case.name, threads: engine.options.threads, answer: &answer };
-        let peer = Peer::start(command, &job)?;
-        let difference = differs(&answer, case).with_context(|| format!("--against `{command}`"))?;
-        contestants.push(Contestant::new(peer.name.clone(), difference));
-        peers.push(peer);
+/// A whole plan: its video as a folder of PNG frames, compared with ours.
+///
+/// # Errors
+/// When the plan, the engine or a peer fails.
+pub fn plan(plan: &PlanArgs, cache: &CacheArgs, engine: &Engine, race: &Race<'_>, out: Output) -> anyhow::Result<()> {
+    let file = plan.path().to_owned();
+    let (plan, bundle) = plan.open(cache)?;
+    let layout = Layout::new(&plan, &bundle.manifest)?;
+    let (scratch, threads) = (tempfile::tempdir()?, engine.options.threads);
+    let (frames, mut made) = (scratch.path().join("0"), 0);
+    let mut ours = || {
+        let folder = scratch.path().join(made.to_string());
+        made += 1;
+        timed(|| make(&plan, &bundle, &layout, engine, &folder, &Silent).map(drop))
+    };
+    ours()?;
+    let shown = Input::open(&frames)?;
+    let mut work = Work {
+        asked: ["--plan".into(), file.clone().into()].into(),
+        answer: "",
+        ours: &mut ours,
+        differs: &|answer| worst_frame(&shown, &Input::open(answer)?),
+    };
+    let contestants = race.run(threads, &mut work, (format!("vldm {}", engine.backend.name()), 0.0))?;
+    race.show(vec![Measured::new("plan", &plan.file, threads, contestants)], out)
+}
+
+/// Root mean square difference of the worst frame, of values from 0 to 1.
+fn worst_frame(ours: &Input, theirs: &Input) -> anyhow::Result<f64> {
+    ensure!(ours.frames() == theirs.frames(), "made {} frames, expected {}", theirs.frames(), ours.frames());
+    let mut worst = 0.0f64;
+    for i in 0..ours.frames() {
+        let (a, b) = (&ours.read(i..i + 1)?[0], &theirs.read(i..i + 1)?[0]);
+        let sizes = [a, b].map(|frame| [frame.width, frame.height]);
+        ensure!(sizes[0] == sizes[1], "frame {i} is of {:?} pixels, expected {:?}", sizes[1], sizes[0]);
+        let pairs = a.pixels.iter().zip(&b.pixels);
+        let squares: f64 = pairs.map(|(&a, &b)| ((f64::from(a) - f64::from(b)) / 255.0).powi(2)).sum();
+        worst = worst.max((squares / a.pixels.len() as f64).sqrt());
     }
-    let inputs: Vec<_> = case.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    for round in 0..=race.rounds {
-        for (i, contestant) in contestants.iter_mut().enumerate() {
-            std::thread::sleep(PAUSE);
-            let call = match i.checked_sub(1) {
-                None => timed(|| session.run(&inputs).map(drop))?,
-                Some(i) => peers[i].call()?,
-            };
-            // The first round warms caches up.
-            if round > 0 {
-                contestant.seconds.push(call.seconds);
-                contestant.processor_seconds.extend(call.processor_seconds);
-            }
-        }
-    }
-    let ours = contestants[0].seconds.clone();
-    for contestant in &mut contestants {
-        contestant.ratio = median(contestant.seconds.iter().zip(&ours).map(|(theirs, ours)| theirs / ours));
-    }
-    contestants[0].peak_memory = machine::peak_memory();
-    for (contestant, peer) in contestants[1..].iter_mut().zip(&peers) {
-        contestant.peak_memory = peer.peak_memory();
-    }
-    Ok(contestants)
+    Ok(worst)
 }
 
 /// Does `work` and tells what it took.

@@ -1,8 +1,9 @@
 //! A program that is timed beside ours, and the same from its side. `docs/bench.md` says how they speak.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
@@ -17,18 +18,6 @@ use crate::output::text;
 
 /// Most bytes of one answer, and of what is shown of a peer's complaints.
 const MAX_LINE: u64 = 4096;
-
-/// What a peer is asked to do.
-pub struct Job<'a> {
-    /// The recorded questions.
-    pub recording: &'a Path,
-    /// Which of them.
-    pub case: &'a str,
-    /// Processor threads it may use.
-    pub threads: usize,
-    /// Where it writes its answer, in the format of a recording.
-    pub answer: &'a Path,
-}
 
 /// A running peer.
 pub struct Peer {
@@ -58,18 +47,17 @@ struct Ready {
 }
 
 impl Peer {
-    /// Starts `command` and waits until it has loaded its network, answered once and written the answer.
+    /// Starts `command`, tells it what is `asked`, and waits until it has answered once and written the answer.
     ///
     /// # Errors
     /// When it cannot be started, ends, or says anything else: with the end of what it wrote to standard error.
-    pub fn start(command: &str, job: &Job<'_>) -> anyhow::Result<Self> {
+    pub fn start(command: &str, asked: &[OsString], threads: usize, answer: &Path) -> anyhow::Result<Self> {
         let complaints = tempfile::tempfile()?;
         let mut child = Command::new("sh")
             .args(["-c", &format!("exec {command} \"$@\""), "peer"])
-            .arg("--recording")
-            .arg(job.recording)
-            .args(["--case", job.case, "--threads", &job.threads.to_string(), "--answer"])
-            .arg(job.answer)
+            .args(asked)
+            .args(["--threads", &threads.to_string(), "--answer"])
+            .arg(answer)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(complaints.try_clone()?)
@@ -143,13 +131,24 @@ impl Peer {
     }
 }
 
+/// What a peer is asked to do, as flags.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The file of recorded questions, named as the part.
+    pub recording: PathBuf,
+    /// Which of them.
+    pub case: String,
+    /// Where it writes its answer, in the format of a recording.
+    pub answer: PathBuf,
+}
+
 /// The other side: answers the case with a part of `bundle`, named as the recording's file, until nobody asks any more.
 ///
 /// # Errors
 /// When the recording, the engine or the answer's file fails.
-pub fn serve(bundle: &Bundle, engine: &Engine, job: &Job<'_>) -> anyhow::Result<()> {
+pub fn serve(bundle: &Bundle, engine: &Engine, job: &Job) -> anyhow::Result<()> {
     let part = job.recording.file_stem().unwrap_or_default().to_string_lossy();
-    let cases = parity::cases(job.recording)?;
+    let cases = parity::cases(&job.recording)?;
     let Some(case) = cases.iter().find(|c| c.name == job.case) else {
         bail!("{}: no case is called `{}`", job.recording.display(), job.case);
     };
@@ -157,7 +156,7 @@ pub fn serve(bundle: &Bundle, engine: &Engine, job: &Job<'_>) -> anyhow::Result<
     let inputs: Vec<_> = case.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let names = session.outputs().iter().map(|port| port.name.clone());
     let answers: Vec<_> = names.zip(session.run(&inputs)?).collect();
-    parity::write(job.answer, job.case, &answers)?;
+    parity::write(&job.answer, &job.case, &answers)?;
     text(serde_json::json!({ "peer": format!("vldm {}", engine.backend.name()) }))?;
     for line in std::io::stdin().lines() {
         line?;
@@ -180,7 +179,7 @@ mod tests {
 
     fn start(command: &str) -> anyhow::Result<Peer> {
         let path = Path::new("/nowhere");
-        Peer::start(command, &Job { recording: path, case: "a case", threads: 2, answer: path })
+        Peer::start(command, &["--case".into(), "a case".into()], 2, path)
     }
 
     fn error(command: &str) -> String {
@@ -192,7 +191,7 @@ mod tests {
     fn a_peer_is_told_its_job_and_asked_until_it_is_dropped() {
         let script = r#"sh -c 'echo "{\"peer\":\"$*\"}"; while read x; do echo "{\"seconds\":2,\"processor_seconds\":3}"; done' x"#;
         let mut peer = start(script).unwrap();
-        assert_eq!(peer.name, "--recording /nowhere --case a case --threads 2 --answer /nowhere");
+        assert_eq!(peer.name, "--case a case --threads 2 --answer /nowhere");
         for _ in 0..3 {
             let call = peer.call().unwrap();
             assert!((call.seconds - 2.0).abs() < 1e-9 && call.processor_seconds == Some(3.0));

@@ -1,7 +1,7 @@
 //! A plan on the command line: a file, changes to it, and the bundle it names.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use vldm_runtime::cascade::plan::{Plan, PlanFile};
@@ -22,6 +22,11 @@ impl PlanArgs {
     /// A plan file and changes to it.
     pub fn new(plan: PathBuf, set: Vec<(String, String)>) -> Self {
         Self { plan, set }
+    }
+
+    /// The plan's file.
+    pub fn path(&self) -> &Path {
+        &self.plan
     }
 
     /// The plan's file name.
