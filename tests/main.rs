@@ -7,6 +7,7 @@ mod cli;
 mod export;
 mod fine_tunes;
 mod hostile;
+mod measure;
 mod optimize;
 mod parity;
 mod pipelines;

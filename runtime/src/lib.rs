@@ -9,6 +9,7 @@ pub mod enlarge;
 pub mod error;
 pub mod image;
 pub mod kernels;
+pub mod measure;
 pub mod noise;
 pub mod parity;
 pub mod sampler;

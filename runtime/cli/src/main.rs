@@ -10,6 +10,7 @@ mod folders;
 mod inspect;
 mod interrupt;
 mod machine;
+mod measure;
 mod onnxruntime;
 mod output;
 mod plan;
@@ -59,6 +60,7 @@ enum Command {
     Verify(verify::Args),
     Plan(plan::Args),
     Run(run::Args),
+    Measure(measure::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     Setup(setup::Args),
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, out),
         Command::Plan(args) => plan::run(args, out),
         Command::Run(args) => run::run(args, out),
+        Command::Measure(args) => measure::run(args, out),
         Command::Bench(args) => bench::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),
         Command::Setup(args) => setup::run(args, out),

@@ -1,12 +1,14 @@
-//! Frames that exist already: a PNG picture, a folder of PNG files, or a GIF.
+//! Frames that exist already: a PNG picture, a folder of PNG files, a GIF, or an MP4.
 
 use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::has_extension;
+use super::mp4::Movie;
 use crate::image::{ImageError, RgbImage};
 
 /// Most frames that are taken from a folder or file.
@@ -14,7 +16,7 @@ const MAX_FRAMES: usize = 100_000;
 /// Most pixels of all frames of a GIF, which is decoded whole.
 const MAX_GIF_PIXELS: usize = 1 << 27;
 /// What can be read, for messages.
-const KINDS: &str = "a PNG picture, a folder of PNG files, or a GIF";
+pub(crate) const KINDS: &str = "a PNG picture, a folder of PNG files, a GIF, or an MP4 with H.264";
 
 /// Why frames cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,14 @@ pub enum InputError {
         path: PathBuf,
         /// What the decoder said.
         source: gif::DecodingError,
+    },
+    /// The MP4 is broken, or of a kind that is not read.
+    #[error("{}: not an MP4 that can be read: {what}", path.display())]
+    Mp4 {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
     },
     /// A picture has another size than the first one.
     #[error("{}: expected {} x {} pixels as in the first frame, found {} x {}", path.display(), expected[1], expected[0], found[1], found[0])]
@@ -84,6 +94,7 @@ enum Frames {
     /// Read when they are asked for.
     Files(Vec<PathBuf>),
     Decoded(Vec<RgbImage>),
+    Film(Arc<Movie>),
 }
 
 impl Input {
@@ -98,8 +109,12 @@ impl Input {
         match path.extension().map(|e| e.to_string_lossy().into_owned()) {
             _ if meta.is_dir() => Self::files(pictures(path)?),
             Some(_) if has_extension(path, "gif") => decode(path),
+            Some(_) if has_extension(path, "mp4") => {
+                let film = Movie::open(path)?;
+                Ok(Self { size: film.size(), fps: film.fps(), frames: Frames::Film(Arc::new(film)) })
+            }
             Some(_) if has_extension(path, "png") => Self::files(vec![path.to_path_buf()]),
-            Some(other) => Err(kind(format!("a .{other} file; `ffmpeg -i FILE folder/%05d.png` makes a folder of it"))),
+            Some(other) => Err(kind(format!("a .{other} file; `ffmpeg -i FILE out.mp4` makes an MP4 of it"))),
             None => Err(kind("a file without extension".to_owned())),
         }
     }
@@ -121,6 +136,7 @@ impl Input {
         match &self.frames {
             Frames::Files(files) => files.len(),
             Frames::Decoded(frames) => frames.len(),
+            Frames::Film(film) => film.frames(),
         }
     }
 
@@ -131,6 +147,7 @@ impl Input {
     pub fn read(&self, range: Range<usize>) -> Result<Vec<RgbImage>, InputError> {
         match &self.frames {
             Frames::Decoded(frames) => Ok(frames[range].to_vec()),
+            Frames::Film(film) => film.read(range),
             Frames::Files(files) => files[range].iter().map(|file| self.picture(file)).collect(),
         }
     }
@@ -334,12 +351,12 @@ mod tests {
     fn what_is_no_frame_is_refused_with_what_would_be() {
         let dir = tempfile::tempdir().unwrap();
         let refusal = |name: &str| Input::open(&dir.path().join(name)).unwrap_err().to_string();
-        assert!(refusal("").ends_with("or a GIF, found a folder without .png files"));
+        assert!(refusal("").ends_with("found a folder without .png files"));
         assert!(refusal("nowhere.png").contains("nowhere.png"));
-        for (name, bytes) in [("a.mp4", &b"x"[..]), ("b.gif", b"GIF89a"), ("c.png", b"\x89PNG"), ("d", b"")] {
+        for (name, bytes) in [("a.avi", &b"x"[..]), ("b.gif", b"GIF89a"), ("c.png", b"\x89PNG"), ("d", b"")] {
             fs::write(dir.path().join(name), bytes).unwrap();
         }
-        assert!(refusal("a.mp4").contains("ffmpeg -i FILE"));
+        assert!(refusal("a.avi").contains("ffmpeg -i FILE"));
         assert!(refusal("b.gif").contains("not a GIF that can be read"));
         assert!(refusal("c.png").contains("expected a PNG picture"));
         assert!(refusal("d").contains("a file without extension"));

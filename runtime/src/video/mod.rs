@@ -16,6 +16,7 @@ mod mp4;
 mod png;
 mod temporary;
 
+pub(crate) use input::KINDS;
 pub use input::{Input, InputError};
 
 /// Why a video cannot be written.

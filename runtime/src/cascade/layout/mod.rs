@@ -6,6 +6,7 @@
 mod build;
 mod keyframes;
 mod needs;
+mod seams;
 mod source;
 mod upsample;
 mod windows;

@@ -1,6 +1,10 @@
 //! MP4 with H.264: plays in browsers, with the index first so that it plays while it loads.
 
 mod boxes;
+mod index;
+mod movie;
+#[cfg(test)]
+mod tests;
 mod yuv;
 
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -12,6 +16,7 @@ use openh264::encoder::{
 };
 
 use self::boxes::{Sample, Track};
+pub(super) use self::movie::Movie;
 use self::yuv::Yuv;
 use super::temporary::{Temporary, io_error};
 use super::{Format, FrameSink, VideoError, VideoFile, VideoSpec, has_extension};

@@ -9,6 +9,7 @@ use super::super::{
     Chunk, Conditions, Context, ContextReplace, Decode, File, FreeNoise, Interpolate, Keyframes, Labels, PlanError,
     Predict, SchedulerKeys, Start, Upsample, Video, Weight, Weighting,
 };
+use crate::video::KINDS;
 
 const MAX_STEPS: u64 = 1000;
 const MAX_GUIDANCE: f64 = 100.0;
@@ -77,8 +78,7 @@ fn file(o: &Object, key: &str, value: &Value, what: &str) -> Result<File, PlanEr
 pub(super) fn source(o: &mut Object) -> Result<File, PlanError> {
     let found = o.value("file");
     let path = found.and_then(Value::as_str).filter(|s| !s.is_empty() && !s.contains('\0'));
-    let path =
-        path.ok_or_else(|| o.error("file", "the path of a PNG picture, of a folder of them, or of a GIF", found))?;
+    let path = path.ok_or_else(|| o.error("file", format!("the path of {KINDS}"), found))?;
     Ok(File { file: PathBuf::from(path) })
 }
 

@@ -1,0 +1,89 @@
+//! `vldm measure` on videos that the cascade made, and a video file as the source of a plan.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use vldm_tests::bundle;
+use vldm_tests::program::vldm;
+
+/// A plan over the demo's networks: short, and without upsampling unless `more` has it.
+fn demo_plan(folder: &Path, more: &[Value]) -> PathBuf {
+    let mut stages = vec![
+        json!({"op": "conditions", "labels": {"night": 1, "crowd": 1}}),
+        json!({"op": "keyframes", "frames": 4, "steps": 8}),
+        json!({"op": "interpolate", "steps": 4}),
+        json!({"op": "interpolate", "steps": 4}),
+        json!({"op": "decode"}),
+    ];
+    stages.extend_from_slice(more);
+    let plan = json!({"version": 1, "bundle": bundle::of("demo"), "seed": 3, "noise": "counter", "stages": stages});
+    let path = folder.join("demo.json");
+    fs::write(&path, plan.to_string()).unwrap();
+    path
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The gate: what the demo makes is neither seamed nor restless. Bounds are a third above what was measured.
+#[test]
+fn the_demo_is_calm_and_has_no_seams() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (plan, video) = (demo_plan(scratch.path(), &[]), scratch.path().join("frames"));
+    let plot = scratch.path().join("plot.svg");
+    vldm(["run", text(&plan), "-o", text(&video)]).expect(0);
+    let found =
+        vldm(["--json", "measure", text(&video), "--plan", text(&plan), "--plot", text(&plot)]).expect(0).json();
+    eprintln!("{found:#}");
+    let number = |path: &str| found.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}"));
+    assert_eq!(found["frames"], 49);
+    let seams: Vec<&str> = found["seams"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(seams, ["interpolate-1", "interpolate-2", "decode"]);
+    assert!(number("/seams/2/score") < 2.0, "decoder windows");
+    assert!(number("/flicker") < number("/change"), "more motion than flicker");
+    assert!(number("/change") > 0.001 && number("/change") < 0.1);
+    for (i, most) in [0.5, 0.5, 1.0, 1.0].into_iter().enumerate() {
+        assert!(number(&format!("/drift/{i}/most")) < most, "drift {i}");
+    }
+    let drawn = fs::read_to_string(plot).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.matches("<polyline").count() == 6);
+}
+
+#[test]
+fn an_mp4_is_near_its_frames_and_can_be_enlarged_by_a_plan() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let plan = demo_plan(scratch.path(), &[]);
+    let short = ["--set", "keyframes.frames=2", "--set", "keyframes.steps=2"];
+    for out in ["frames", "a.mp4"] {
+        vldm([&["run", text(&plan), "-o", text(&at(out))], &short[..]].concat()).expect(0);
+    }
+    let found = vldm(["--json", "measure", text(&at("a.mp4")), "--against", text(&at("frames")), "--period", "4"]);
+    let found = found.expect(0).json();
+    let number = |path: &str| found.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}"));
+    assert_eq!((&found["frames"], &found["seams"][0]["name"]), (&json!(17), &json!("every 4")));
+    assert!(number("/against/pairs/psnr") > 25.0 && number("/against/pairs/ssim") > 0.8, "{found:#}");
+    assert!(number("/against/frechet") < 0.1, "{found:#}");
+
+    let enlarge = json!({"version": 1, "bundle": bundle::of("demo"), "stages": [
+        {"op": "source", "file": "a.mp4"}, {"op": "upsample", "steps": 1, "window": 5}, {"op": "video"}]});
+    fs::write(at("enlarge.json"), enlarge.to_string()).unwrap();
+    let report = vldm(["--json", "run", text(&at("enlarge.json")), "-o", text(&at("large.mp4"))]).expect(0).json();
+    assert_eq!((&report["frames"], &report["width"], &report["fps"]), (&json!(17), &json!(384), &json!(32.0)));
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("a.mp4");
+    fs::write(&file, "no film").unwrap();
+    let ran = vldm(["measure", text(&file)]).expect(1);
+    assert!(ran.stderr.contains("not an MP4 that can be read"), "{}", ran.stderr);
+    let plan = demo_plan(scratch.path(), &[]);
+    fs::write(&file, "").unwrap();
+    let picture = vldm_tests::root().join("docs/drive.png");
+    let ran = vldm(["measure", text(&picture), "--plan", text(&plan)]).expect(1);
+    assert!(ran.stderr.contains("expected 49 frames"), "{}", ran.stderr);
+}
