@@ -1,14 +1,28 @@
 //! Passes over graphs: a network in, an equal network out that costs less.
 //!
+//! [`optimize`] runs the recipe of a [`Target`]: the rules of [`rules::RULES`], each in a file of its own, until none
+//! finds anything more to do.
+//!
 //! What sets a denoising network apart is the loop around it. [`binding`] tells from the graph alone when each value is
 //! known: once a window, once a guidance branch, once a timestep, or only with the latents. [`mod@split`] cuts the network
 //! along these times into graphs that run that often and no more; [`cost`] counts what that saves.
 
 pub mod binding;
+mod check;
 pub mod cost;
+mod edit;
 mod extract;
+mod recipe;
+mod rule;
+pub mod rules;
 pub mod split;
+mod target;
 
 pub use binding::{Binding, Bindings, Times};
+pub use check::CheckError;
 pub use cost::Cost;
+pub use edit::Edit;
+pub use recipe::{OptimizeError, Options, Report, RuleReport, optimize, recipe};
+pub use rule::{Outcome, Refusal, Rule};
 pub use split::{Phase, Split, split};
+pub use target::Target;
