@@ -17,7 +17,7 @@ pub(crate) fn engines(kernels: bool) -> Vec<(&'static dyn Backend, LoadOptions)>
         if backend.name() == "ort" && library.is_none() {
             continue;
         }
-        found.push((backend, LoadOptions { threads: 1, lanes: 1, kernels, library }));
+        found.push((backend, LoadOptions { threads: 1, lanes: 1, kernels, library, crew: None }));
     }
     found
 }

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod cascade;
+pub mod crew;
 pub mod enlarge;
 pub mod error;
 pub mod image;

@@ -57,7 +57,8 @@ impl EngineArgs {
             Some(n) => n.get(),
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
-        let options = LoadOptions { threads, lanes: backend.lanes(threads), kernels: !self.no_kernels, library };
+        let options =
+            LoadOptions { threads, lanes: backend.lanes(threads), kernels: !self.no_kernels, library, crew: None };
         Ok(Engine { backend, options })
     }
 }

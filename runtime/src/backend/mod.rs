@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use port::{Axis, Port, arrange};
 
+use crate::crew::Crew;
 use crate::error::BackendError;
 use crate::tensor::Tensor;
 
@@ -72,11 +73,14 @@ pub struct LoadOptions {
     pub kernels: bool,
     /// The shared library, for an engine that lives in one.
     pub library: Option<PathBuf>,
+    /// Processors that several sessions and their callers share, for an engine without threads of its own; none: this
+    /// session has `threads` to itself.
+    pub crew: Option<Crew>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { threads: 1, lanes: 1, kernels: true, library: None }
+        Self { threads: 1, lanes: 1, kernels: true, library: None, crew: None }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Units on lanes. A lane takes, of the units that are ready, the one that the video needs first.
 //!
 //! What a unit yields does not depend on lanes, so any number of them gives the same bytes. How far units may run ahead
-//! of the frames already written is bounded, so memory does not grow with the length of the video. A lane with nothing
-//! to do lends its processor to the branches of a running unit.
+//! of the frames already written is bounded, so memory does not grow with the length of the video. The processor of a
+//! lane with nothing to do works for the branches and kernels of running units.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,8 @@ use super::error::{CascadeError, Place};
 use super::layout::{Kind, Layout};
 use super::progress::{Event, Progress};
 use super::store::{Frame, Store};
+use crate::crew::Crew;
+use crate::kernels::Spread;
 use crate::sampler::Control;
 
 /// Windows, beside one for each lane, that decoded or enlarged frames may run ahead of the video.
@@ -42,7 +44,7 @@ pub(super) struct Outcome {
     pub(super) peak_bytes: usize,
 }
 
-/// Runs every unit of `layout` on `lanes` threads.
+/// Runs every unit of `layout` on `lanes` threads that compute on the processors of `crew`.
 ///
 /// # Errors
 /// The first error of a unit, after all lanes have stopped; [`CascadeError::Cancelled`] when `cancel` became true.
@@ -50,6 +52,7 @@ pub(super) fn execute(
     layout: &Layout,
     work: &dyn Work,
     lanes: usize,
+    crew: &Crew,
     cancel: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Outcome, CascadeError> {
@@ -57,12 +60,13 @@ pub(super) fn execute(
     let shared = Shared {
         layout,
         work,
+        crew,
         cancel,
         progress,
         ahead: ahead(layout, lanes),
         dependents: dependents(layout),
         began: Instant::now(),
-        state: Mutex::new(State::new(layout, lanes)),
+        state: Mutex::new(State::new(layout)),
         changed: Condvar::new(),
     };
     progress.event(&Event::Planned(&layout.stages));
@@ -118,8 +122,6 @@ struct State {
     /// Ready units by (frame that needs them, later stage first, number).
     ready: BTreeSet<(usize, usize, usize)>,
     store: Store,
-    /// Processors nobody uses.
-    free: usize,
     /// Units not done.
     left: usize,
     /// Units not done, of each stage.
@@ -134,7 +136,7 @@ struct State {
 }
 
 impl State {
-    fn new(layout: &Layout, lanes: usize) -> Self {
+    fn new(layout: &Layout) -> Self {
         let waiting: Vec<usize> = (0..layout.units.len()).map(|u| layout.dependencies(u).len()).collect();
         let ready = (0..waiting.len()).filter(|&u| waiting[u] == 0).map(|u| key(layout, u)).collect();
         Self {
@@ -144,7 +146,6 @@ impl State {
             waiting,
             ready,
             store: Store::new(layout),
-            free: lanes,
             written: 0,
             stop: false,
             error: None,
@@ -161,6 +162,7 @@ fn key(layout: &Layout, unit: usize) -> (usize, usize, usize) {
 struct Shared<'a> {
     layout: &'a Layout,
     work: &'a dyn Work,
+    crew: &'a Crew,
     cancel: &'a AtomicBool,
     progress: &'a dyn Progress,
     ahead: Vec<usize>,
@@ -180,9 +182,10 @@ impl Shared<'_> {
         let _guard = StopOnPanic(self);
         while let Some((unit, inputs)) = self.take() {
             let stage = self.layout.units[unit].stage;
+            let seat = self.crew.enter();
             let began = self.began.elapsed().as_secs_f64();
             let result = self.work.run(unit, &inputs, &UnitControl { shared: self, stage });
-            drop(inputs);
+            drop((inputs, seat));
             self.done(unit, began, result);
         }
     }
@@ -194,9 +197,8 @@ impl Shared<'_> {
             if state.stop || state.left == 0 {
                 return None;
             }
-            if let Some(key) = self.next(&state).filter(|_| state.free > 0) {
+            if let Some(key) = self.next(&state) {
                 state.ready.remove(&key);
-                state.free -= 1;
                 let (unit, stage) = (key.2, self.layout.units[key.2].stage);
                 if !std::mem::replace(&mut state.started[stage], true) {
                     self.progress.event(&Event::Started { stage });
@@ -218,7 +220,6 @@ impl Shared<'_> {
     fn done(&self, unit: usize, began: f64, result: Result<Vec<Frame>, CascadeError>) {
         let (u, ended) = (&self.layout.units[unit], self.began.elapsed().as_secs_f64());
         let mut state = self.lock();
-        state.free += 1;
         let first = state.left_of[u.stage] == self.layout.stages[u.stage].units;
         let timing = &mut state.timings[u.stage];
         timing.busy += ended - began;
@@ -259,21 +260,6 @@ impl Shared<'_> {
     fn stopped(&self) -> bool {
         self.cancel.load(Ordering::Relaxed) || self.lock().stop
     }
-
-    /// A processor for a branch, when no unit wants it.
-    fn borrow(&self) -> bool {
-        let mut state = self.lock();
-        let idle = state.free > 0 && self.next(&state).is_none();
-        if idle {
-            state.free -= 1;
-        }
-        idle
-    }
-
-    fn give_back(&self) {
-        self.lock().free += 1;
-        self.changed.notify_all();
-    }
 }
 
 /// Wakes the other lanes when a lane panics, so that the panic is seen instead of a standstill.
@@ -303,20 +289,7 @@ impl Control for UnitControl<'_, '_> {
     }
 
     fn spread(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
-        std::thread::scope(|scope| {
-            let mut mine = vec![];
-            for i in 1..jobs {
-                if self.shared.borrow() {
-                    scope.spawn(move || {
-                        job(i);
-                        self.shared.give_back();
-                    });
-                } else {
-                    mine.push(i);
-                }
-            }
-            (0..jobs.min(1)).chain(mine).for_each(job);
-        });
+        self.shared.crew.spread(jobs, job);
     }
 }
 
@@ -370,7 +343,7 @@ mod tests {
             stages.retain(|s| i % 7 != 0 || s["op"] != "upsample");
             let layout = Layout::new(&plan(&document), &bundle()).unwrap();
             let work = Blank { layout: &layout, panic_at: None };
-            let outcome = execute(&layout, &work, lanes, &AtomicBool::new(false), &Silent).unwrap();
+            let outcome = execute(&layout, &work, lanes, &Crew::new(2), &AtomicBool::new(false), &Silent).unwrap();
             assert!(outcome.peak_frames > 0, "plan {i}");
         }
     }
@@ -379,7 +352,7 @@ mod tests {
     fn a_panic_in_a_unit_ends_the_run_instead_of_a_standstill() {
         let layout = Layout::new(&plan(&whole(1)), &bundle()).unwrap();
         let work = Blank { layout: &layout, panic_at: Some(5) };
-        let run = || execute(&layout, &work, 3, &AtomicBool::new(false), &Silent).map(|_| ());
+        let run = || execute(&layout, &work, 3, &Crew::new(3), &AtomicBool::new(false), &Silent).map(|_| ());
         assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
     }
 }

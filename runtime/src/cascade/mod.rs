@@ -36,6 +36,7 @@ use self::plan::Plan;
 use self::sessions::Sessions;
 use self::stages::Stages;
 use crate::backend::{Backend, LoadOptions};
+use crate::crew::Crew;
 use crate::video::FrameSink;
 
 /// How to run a plan.
@@ -70,11 +71,13 @@ pub fn run(
     let layout = Layout::new(plan, bundle)?;
     let threads = options.threads.max(1);
     let lanes = options.lanes.unwrap_or_else(|| backend.lanes(threads)).max(1);
-    let load = LoadOptions { threads, lanes, kernels: options.kernels, library: options.library.clone() };
+    let crew = Crew::new(lanes.max(backend.lanes(threads)));
+    let (kernels, library) = (options.kernels, options.library.clone());
+    let load = LoadOptions { threads, lanes, kernels, library, crew: Some(crew.clone()) };
     let sessions = Sessions::new(dir, bundle, backend, load);
     let stages = Stages::new(plan, bundle, &layout, &sessions, sink)?;
     let setup_seconds = began.elapsed().as_secs_f64();
-    let outcome = executor::execute(&layout, &stages, lanes, options.cancel, progress)?;
+    let outcome = executor::execute(&layout, &stages, lanes, &crew, options.cancel, progress)?;
     let sink = stages.into_sink().expect("a run has one sink, taken at its end");
     let video = sink.finish()?;
     Ok(Report {

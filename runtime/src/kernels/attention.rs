@@ -1,12 +1,18 @@
 //! `softmax(scale · q kᵀ) v` on slices with any distances between rows, so that neither the
 //! split into heads nor a transposition has to move data.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use super::lanes::{Lanes, Level, Work, dispatch};
 use super::math::exp;
+use super::spread::{Parts, Spread, split};
 use super::tile::{Rows, Tile, Weights};
 
 /// Rows of scores are padded to this many keys.
 const BLOCK: usize = 16;
+/// Queries that are computed together: enough that the keys, transposed before, pay.
+const QUERIES: usize = 64;
 
 /// Where one of `q`, `k`, `v`, `y` keeps its rows; the numbers of a row stand side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,24 +53,30 @@ impl Attention {
     ///
     /// # Errors
     /// A sentence when a slice is too short for its operand.
-    pub fn run(&self, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) -> Result<(), String> {
+    pub fn run(&self, spread: &dyn Spread, operands: [&[f32]; 3], y: &mut [f32]) -> Result<(), String> {
         if self.outer.contains(&0) || self.queries == 0 || self.keys == 0 || self.width == 0 {
             return Ok(());
         }
         let rows = [self.queries, self.keys, self.keys, self.queries];
-        let slices = [("q", q.len()), ("k", k.len()), ("v", v.len()), ("y", y.len())];
+        let [q, k, v] = operands.map(<[f32]>::len);
+        let slices = [("q", q), ("k", k), ("v", v), ("y", y.len())];
         for ((operand, rows), (name, found)) in self.operands.iter().zip(rows).zip(slices) {
             let needed = operand.start(self.outer.map(|n| n - 1)) + (rows - 1) * operand.row + self.width;
             if found < needed || needed > u32::MAX as usize {
                 return Err(format!("an attention over {self:?} needs {needed} numbers of {name}, found {found}"));
             }
         }
-        self.run_at(Level::detect(), q, k, v, y);
+        self.run_at(Level::detect(), spread, operands, y);
         Ok(())
     }
 
-    fn run_at(&self, level: Level, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) {
-        dispatch(level, Heads { attention: self, q, k, v, y });
+    /// [`run`](Self::run) with operands that fit. Rows of `y` do not overlap.
+    pub(super) fn run_at(&self, level: Level, spread: &dyn Spread, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
+        let y = Parts::new(y);
+        let items = self.outer.iter().product::<usize>() * self.queries.div_ceil(QUERIES);
+        split(spread, items, 1, self.queries.min(QUERIES) * self.keys * self.width / 8, &|range| {
+            dispatch(level, Heads { attention: self, q, k, v, y, range });
+        });
     }
 }
 
@@ -73,7 +85,9 @@ struct Heads<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    y: &'a mut [f32],
+    y: Parts<'a>,
+    /// Of the blocks of queries, heads slow.
+    range: Range<usize>,
 }
 
 /// What one head needs, used by one after the other.
@@ -91,7 +105,7 @@ struct Scratch {
 impl Work for Heads<'_> {
     #[inline(always)]
     fn run<V: Lanes, const FMA: bool>(self) {
-        let Self { attention: a, q, k, v, y } = self;
+        let Self { attention: a, q, k, v, y, range } = self;
         let [q_at, k_at, v_at, y_at] = a.operands;
         let padded = a.keys.next_multiple_of(BLOCK);
         let mut scratch = Scratch {
@@ -102,13 +116,18 @@ impl Work for Heads<'_> {
             out: vec![0.0; V::HIGH * V::WIDE * V::LEN],
             panel: Vec::new(),
         };
-        let [n0, n1, n2] = a.outer;
-        for i in 0..n0 * n1 * n2 {
+        let (blocks, [_, n1, n2]) = (a.queries.div_ceil(QUERIES), a.outer);
+        let mut transposed = None;
+        for item in range {
+            let (i, start) = (item / blocks, item % blocks * QUERIES);
             let index = [i / n2 / n1, i / n2 % n1, i % n2];
             let (q, k, v) = (&q[q_at.start(index)..], &k[k_at.start(index)..], &v[v_at.start(index)..]);
-            transpose(k, k_at.row, a.keys, a.width, &mut scratch.keys);
-            for first in (0..a.queries).step_by(V::HIGH) {
-                let count = V::HIGH.min(a.queries - first);
+            if transposed.replace(i) != Some(i) {
+                transpose(k, k_at.row, a.keys, a.width, &mut scratch.keys);
+            }
+            let end = a.queries.min(start + QUERIES);
+            for first in (start..end).step_by(V::HIGH) {
+                let count = V::HIGH.min(end - first);
                 let queries = Weights::Pitched { numbers: &q[first * q_at.row..], pitch: q_at.row, count };
                 score::<V>(a, queries, &mut scratch);
                 for (m, row) in scratch.scores.chunks_exact_mut(padded).enumerate().take(count) {
@@ -116,8 +135,11 @@ impl Work for Heads<'_> {
                     let seen = i.saturating_sub(a.window)..=i.saturating_add(a.window).min(last);
                     softmax::<FMA>(row, seen, a.scale);
                 }
-                let to = y_at.start(index) + first * y_at.row;
-                mix::<V>(a, v, count, &mut scratch, &mut y[to..]);
+                mix::<V>(a, v, count, &mut scratch, |m, at, sums| {
+                    let to = y_at.start(index) + (first + m) * y_at.row + at;
+                    // SAFETY: this row of `y` belongs to this query and head alone.
+                    unsafe { y.part(to..to + sums.len()) }.copy_from_slice(sums);
+                });
             }
         }
     }
@@ -200,9 +222,9 @@ fn fold(mut lanes: [f32; BLOCK], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// `y[m] = Σ_j scores[m][j] · v[j]`
+/// `Σ_j scores[m][j] · v[j]`: `put` gets `m`, the first channel and the sums.
 #[inline(always)]
-fn mix<V: Lanes>(a: &Attention, v: &[f32], count: usize, scratch: &mut Scratch, y: &mut [f32]) {
+fn mix<V: Lanes>(a: &Attention, v: &[f32], count: usize, scratch: &mut Scratch, put: impl Fn(usize, usize, &[f32])) {
     let pitch = scratch.scores.len() / V::HIGH;
     for start in (0..a.width).step_by(V::WIDE * V::LEN) {
         let width = (a.width - start).min(V::WIDE * V::LEN);
@@ -211,10 +233,6 @@ fn mix<V: Lanes>(a: &Attention, v: &[f32], count: usize, scratch: &mut Scratch, 
         let rows = Rows::new(&scratch.value_rows);
         if v.len() - start >= rows.needs(full) {
             let tile = Tile { weights, rows, bias: &[], x: &v[start..] };
-            if width == full && count == V::HIGH {
-                tile.compute::<V>(full / V::LEN, &mut y[start..], a.operands[3].row);
-                continue;
-            }
             tile.compute::<V>(full / V::LEN, &mut scratch.out, full);
         } else {
             // Only where the last tile would read beyond the values.
@@ -224,8 +242,7 @@ fn mix<V: Lanes>(a: &Attention, v: &[f32], count: usize, scratch: &mut Scratch, 
             tile.compute::<V>(full / V::LEN, &mut scratch.out, full);
         }
         for (m, sums) in scratch.out.chunks_exact(full).take(count).enumerate() {
-            let to = m * a.operands[3].row + start;
-            y[to..to + width].copy_from_slice(&sums[..width]);
+            put(m, start, &sums[..width]);
         }
     }
 }
@@ -234,6 +251,7 @@ fn mix<V: Lanes>(a: &Attention, v: &[f32], count: usize, scratch: &mut Scratch, 
 mod tests {
     use super::*;
     use crate::kernels::lanes::levels;
+    use crate::kernels::spread::{Alone, Backwards};
 
     fn wave(n: usize, f: f32) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * f).sin()).collect()
@@ -274,7 +292,10 @@ mod tests {
         naive(a, &q, &k, &v, &mut want);
         for level in levels() {
             let mut y = vec![f32::NAN; q.len()];
-            a.run_at(level, &q, &k, &v, &mut y);
+            a.run_at(level, &Alone, [&q, &k, &v], &mut y);
+            let mut again = vec![f32::NAN; q.len()];
+            a.run_at(level, &Backwards(3), [&q, &k, &v], &mut again);
+            assert!(y == again, "{level:?} {a:?} depends on threads");
             for (got, want) in y.iter().zip(&want) {
                 assert!((f64::from(*got) - want).abs() < 2e-6, "{level:?} {a:?}: {got} {want}");
             }
@@ -288,13 +309,14 @@ mod tests {
                 check(&tokens(2, 3, queries, keys, width));
             }
         }
+        check(&tokens(1, 2, 200, 200, 40));
         check(&Attention { window: 3, ..tokens(1, 2, 20, 20, 12) });
     }
 
     #[test]
     fn slices_that_are_too_short_are_refused() {
         let a = tokens(1, 1, 4, 4, 8);
-        let e = a.run(&[0.0; 32], &[0.0; 31], &[0.0; 32], &mut [0.0; 32]).unwrap_err();
+        let e = a.run(&Alone, [&[0.0; 32], &[0.0; 31], &[0.0; 32]], &mut [0.0; 32]).unwrap_err();
         assert!(e.ends_with("needs 32 numbers of k, found 31"), "{e}");
     }
 }

@@ -1,9 +1,13 @@
 //! Convolutions on slices, without the matrix of patches that engines usually write first:
 //! the inner loop reads every tap straight from the input.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use super::lanes::{Lanes, Level, Work, dispatch};
 use super::packed::Weights;
-use super::temporal_conv::{Clips, OverClips};
+use super::spread::{Parts, Spread, pieces, split, split_rows};
+use super::temporal_conv::{Clips, over_clips};
 use super::tile::{self, Rows, Tile};
 
 /// Sizes of a convolution over height and width.
@@ -64,7 +68,7 @@ impl Conv2d {
     ///
     /// # Errors
     /// A sentence when a slice has another length.
-    pub fn run(&self, size: [usize; 2], x: &[f32], y: &mut [f32]) -> Result<(), String> {
+    pub fn run(&self, spread: &dyn Spread, size: [usize; 2], x: &[f32], y: &mut [f32]) -> Result<(), String> {
         let g = &self.geometry;
         let output = g.output(size).ok_or_else(|| format!("a kernel of {:?} does not fit {size:?}", g.kernel))?;
         let (from, to) = (g.channels * size[0] * size[1], self.weights.out * output[0] * output[1]);
@@ -77,10 +81,9 @@ impl Conv2d {
         }
         if g.kernel == [1, 1] && g.stride == 1 && g.before == [0, 0] && g.after == [0, 0] {
             let clips = Clips { taps: 1, frames: 1, channels: g.channels, positions: size[0] * size[1] };
-            dispatch(self.weights.level, OverClips { weights: &self.weights, clips, x, y });
+            over_clips(spread, &self.weights, clips, x, y);
         } else {
-            let planes = Planes::new(*g, size, output);
-            dispatch(self.weights.level, OverPlanes { weights: &self.weights, planes: &planes, x, y });
+            Planes::new(*g, size, output).run(spread, &self.weights, x, y);
         }
         Ok(())
     }
@@ -112,19 +115,51 @@ impl Planes {
         Self { geometry, size, output, plane, offsets }
     }
 
-    /// Writes one image `[c, h, w]` into the padded planes; what is padding stays zero.
-    fn fill(&self, image: &[f32], planes: &mut [f32]) {
+    /// Numbers of one channel's planes.
+    fn channel(&self) -> usize {
+        self.geometry.stride * self.geometry.stride * self.plane[0] * self.plane[1]
+    }
+
+    /// The convolution of all images, as many at a time as it takes to keep every processor busy.
+    fn run(&self, spread: &dyn Spread, weights: &Weights, x: &[f32], y: &mut [f32]) {
+        let (channels, [rows, columns], widest) = (self.geometry.channels, self.output, weights.positions);
+        let (from, to) = (channels * self.size[0] * self.size[1], weights.out * rows * columns);
+        let end = (rows - 1) * self.plane[1] + columns;
+        let tiles = end.div_ceil(widest);
+        let together = pieces(spread, tiles, x.len() / from);
+        let parts = pieces(spread, tiles * together, weights.count());
+        let image = channels * self.channel();
+        // Tiles read beyond the last row of the last channel.
+        let reach = Rows::new(&self.offsets).needs((tiles * widest).max(rows * self.plane[1]));
+        let mut planes = vec![0.0; (together - 1) * image + image.max(reach)];
+        for (x, y) in x.chunks(together * from).zip(y.chunks_mut(together * to)) {
+            let images = x.len() / from;
+            split_rows(spread, &mut planes[..images * image], self.channel(), 2 * self.channel(), &|first, planes| {
+                self.fill(&x[first * self.size[0] * self.size[1]..], planes);
+            });
+            let (planes, y) = (&planes, Parts::new(y));
+            let cost = weights.rows * weights.out * widest / parts / 16;
+            split(spread, images * tiles * parts, 1, cost, &|range| {
+                let work = OverPlanes { weights, planes: self, x: planes, y, parts, tiles, range };
+                dispatch(weights.level, work);
+            });
+        }
+    }
+
+    /// Writes channels `[h, w]` into their padded planes; what is padding stays zero.
+    fn fill(&self, channels: &[f32], planes: &mut [f32]) {
         let (s, [height, width], [top, left]) = (self.geometry.stride, self.size, self.geometry.before);
         let area = self.plane[0] * self.plane[1];
-        for (row, values) in image.chunks_exact(width).enumerate() {
-            let (c, v) = (row / height, row % height + top);
-            let start = ((c * s + v % s) * s) * area + v / s * self.plane[1];
-            if s == 1 {
-                planes[start + left..start + left + width].copy_from_slice(values);
-                continue;
-            }
-            for (u, &value) in (left..).zip(values) {
-                planes[start + u % s * area + u / s] = value;
+        for (channel, planes) in channels.chunks_exact(height * width).zip(planes.chunks_exact_mut(s * s * area)) {
+            for (v, values) in (top..).zip(channel.chunks_exact(width)) {
+                let start = v % s * s * area + v / s * self.plane[1];
+                if s == 1 {
+                    planes[start + left..start + left + width].copy_from_slice(values);
+                    continue;
+                }
+                for (u, &value) in (left..).zip(values) {
+                    planes[start + u % s * area + u / s] = value;
+                }
             }
         }
     }
@@ -133,50 +168,63 @@ impl Planes {
 struct OverPlanes<'a> {
     weights: &'a Weights,
     planes: &'a Planes,
+    /// The padded planes of some images.
     x: &'a [f32],
-    y: &'a mut [f32],
+    y: Parts<'a>,
+    /// Into how many the output channels are cut.
+    parts: usize,
+    tiles: usize,
+    /// Of (image, tile of positions, part of the output channels).
+    range: Range<usize>,
 }
 
 impl Work for OverPlanes<'_> {
     #[inline(always)]
     fn run<V: Lanes, const FMA: bool>(self) {
-        let Self { weights, planes, x, y } = self;
-        let (s, [rows, columns], pitch) = (planes.geometry.stride, planes.output, planes.plane[1]);
+        let Self { weights, planes, x, y, parts, tiles, range } = self;
+        let ([rows, columns], pitch) = (planes.output, planes.plane[1]);
         let all = Rows::new(&planes.offsets);
         let widest = V::WIDE * V::LEN;
-        let padded = planes.geometry.channels * s * s * planes.plane[0] * pitch;
-        let mut buffer = vec![0.0; padded.max(all.needs(0) + rows * pitch) + widest];
         let mut out = vec![0.0; V::HIGH * widest];
         let end = (rows - 1) * pitch + columns;
-        let images = x.chunks_exact(planes.geometry.channels * planes.size[0] * planes.size[1]);
-        for (image, y) in images.zip(y.chunks_exact_mut(weights.out * rows * columns)) {
-            planes.fill(image, &mut buffer);
-            for start in (0..end).step_by(widest) {
-                let wide = (end - start).div_ceil(V::LEN).min(V::WIDE);
-                for (first, w, bias) in weights.blocks(0, weights.rows) {
-                    let tile = Tile { weights: tile::Weights::Packed(w), rows: all, bias, x: &buffer[start..] };
-                    tile.compute::<V>(wide, &mut out, wide * V::LEN);
-                    let channels = y[first * rows * columns..].chunks_exact_mut(rows * columns);
-                    for (sums, channel) in out.chunks_exact(wide * V::LEN).zip(channels) {
-                        store_rows(sums, start, pitch, columns, channel);
-                    }
+        for item in range {
+            let (image, tile, part) = (item / parts / tiles, item / parts % tiles, item % parts);
+            let start = tile * widest;
+            let wide = (end - start).div_ceil(V::LEN).min(V::WIDE);
+            let x = &x[image * planes.geometry.channels * planes.channel() + start..];
+            let blocks = part * weights.count() / parts..(part + 1) * weights.count() / parts;
+            for (first, w, bias) in weights.blocks(blocks, 0..weights.rows) {
+                let tile = Tile { weights: tile::Weights::Packed(w), rows: all, bias, x };
+                tile.compute::<V>(wide, &mut out, wide * V::LEN);
+                let sums = out.chunks_exact(wide * V::LEN).take(V::HIGH.min(weights.out - first));
+                for (sums, channel) in sums.zip(first..) {
+                    let to = (image * weights.out + channel) * rows * columns;
+                    store_rows(sums, start, [pitch, rows, columns], |range| {
+                        // SAFETY: items differ in image, positions or channels.
+                        unsafe { y.part(to + range.start..to + range.end) }
+                    });
                 }
             }
         }
     }
 }
 
-/// Takes the sums at positions `start..` of rows of `pitch`, of which `columns` count, into
-/// `[rows, columns]`.
+/// Takes the sums at positions `start..` of rows of `pitch`, of which `columns` count, to the parts of
+/// `[rows, columns]` that `to` gives.
 #[inline(always)]
-fn store_rows(sums: &[f32], start: usize, pitch: usize, columns: usize, to: &mut [f32]) {
+fn store_rows<'a>(
+    sums: &[f32],
+    start: usize,
+    [pitch, rows, columns]: [usize; 3],
+    to: impl Fn(Range<usize>) -> &'a mut [f32],
+) {
     let (mut row, mut at) = (start / pitch, 0);
     let mut column = start % pitch;
-    while at < sums.len() && row * columns < to.len() {
+    while at < sums.len() && row < rows {
         if column < columns {
             let n = (columns - column).min(sums.len() - at);
             let place = row * columns + column;
-            to[place..place + n].copy_from_slice(&sums[at..at + n]);
+            to(place..place + n).copy_from_slice(&sums[at..at + n]);
         }
         at += pitch - column;
         (row, column) = (row + 1, 0);
@@ -187,6 +235,7 @@ fn store_rows(sums: &[f32], start: usize, pitch: usize, columns: usize, to: &mut
 mod tests {
     use super::*;
     use crate::kernels::lanes::levels;
+    use crate::kernels::spread::{Alone, Backwards};
 
     fn wave(n: usize, f: f32) -> Vec<f32> {
         (0..n).map(|i| ((i + 1) as f32 * f).sin()).collect()
@@ -222,7 +271,10 @@ mod tests {
             let order: Vec<usize> = (0..weight.len() / out).collect();
             conv.weights = Weights::pack(level, &weight, &bias, &order);
             let mut y = vec![f32::NAN; want.len()];
-            conv.run(size, &x, &mut y).unwrap();
+            conv.run(&Alone, size, &x, &mut y).unwrap();
+            let mut again = vec![f32::NAN; want.len()];
+            conv.run(&Backwards(3), size, &x, &mut again).unwrap();
+            assert!(y == again, "{level:?} {g:?} {size:?} depends on threads");
             for (i, (a, b)) in y.iter().zip(&want).enumerate() {
                 assert!((f64::from(*a) - b).abs() < 1e-4, "{level:?} {g:?} {size:?} at {i}: {a} {b}");
             }
@@ -241,6 +293,7 @@ mod tests {
             check(same(5, [1, 1], 1), 2, 9, size);
             check(same(2, [3, 3], 2), 1, 8, size);
         }
+        check(same(40, [3, 3], 1), 3, 33, [12, 20]);
         check(same(2, [3, 1], 1), 1, 4, [6, 20]);
         check(same(2, [5, 3], 1), 1, 4, [6, 20]);
         check(Geometry { after: [1, 1], before: [0, 0], ..same(3, [3, 3], 2) }, 2, 3, [8, 10]);
@@ -252,7 +305,7 @@ mod tests {
         let g = same(2, [3, 3], 1);
         assert!(Conv2d::new(g, &[0.0; 17], &[0.0]).is_none());
         let conv = Conv2d::new(g, &[0.0; 18], &[0.0]).unwrap();
-        assert!(conv.run([4, 4], &[0.0; 31], &mut [0.0; 16]).is_err());
-        assert!(conv.run([4, 4], &[0.0; 32], &mut [0.0; 15]).is_err());
+        assert!(conv.run(&Alone, [4, 4], &[0.0; 31], &mut [0.0; 16]).is_err());
+        assert!(conv.run(&Alone, [4, 4], &[0.0; 32], &mut [0.0; 15]).is_err());
     }
 }

@@ -1,8 +1,12 @@
 //! Group normalisation on slices, in one read for the statistics and one for the result,
 //! with the SiLU that follows it in most networks.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use super::lanes::{Lanes, Level, Work, dispatch};
 use super::math::{madd, silu, total};
+use super::spread::{Parts, Spread, split};
 
 /// Group normalisation of clips `[b, t, c, p]`, statistics over `(c / groups, t, p)`; an
 /// image is a clip of one frame.
@@ -39,16 +43,23 @@ impl GroupNorm {
     ///
     /// # Errors
     /// A sentence when the shape has other channels or a slice another length.
-    pub fn run(&self, shape: [usize; 4], x: &[f32], y: &mut [f32]) -> Result<(), String> {
+    pub fn run(&self, spread: &dyn Spread, shape: [usize; 4], x: &[f32], y: &mut [f32]) -> Result<(), String> {
         let n: usize = shape.iter().product();
         if shape[2] != self.scale.len() || x.len() != n || y.len() != n {
             let expected = self.scale.len();
             return Err(format!("a group normalisation of {expected} channels got {shape:?}"));
         }
         if n > 0 {
-            dispatch(Level::detect(), Clips { norm: self, shape, x, y });
+            self.run_at(Level::detect(), spread, shape, x, y);
         }
         Ok(())
+    }
+
+    fn run_at(&self, level: Level, spread: &dyn Spread, shape: [usize; 4], x: &[f32], y: &mut [f32]) {
+        let (items, y) = (shape[0] * self.groups, Parts::new(y));
+        split(spread, items, 1, 4 * x.len() / items, &|range| {
+            dispatch(level, Clips { norm: self, shape, x, y, range });
+        });
     }
 }
 
@@ -56,32 +67,37 @@ struct Clips<'a> {
     norm: &'a GroupNorm,
     shape: [usize; 4],
     x: &'a [f32],
-    y: &'a mut [f32],
+    y: Parts<'a>,
+    /// Of the groups of all clips.
+    range: Range<usize>,
 }
 
 impl Work for Clips<'_> {
     #[inline(always)]
     fn run<V: Lanes, const FMA: bool>(self) {
-        let Self { norm, shape: [_, frames, channels, positions], x, y } = self;
+        let Self { norm, shape: [_, frames, channels, positions], x, y, range } = self;
         let (frame, width) = (channels * positions, channels / norm.groups);
-        for (x, y) in x.chunks_exact(frames * frame).zip(y.chunks_exact_mut(frames * frame)) {
-            for group in 0..norm.groups {
-                let part = group * width * positions..(group + 1) * width * positions;
-                let parts = || x.chunks_exact(frame).map(|f| &f[part.clone()]);
-                let count = (frames * part.len()) as f32;
-                let mean = parts().map(|p| total(p, |x| x)).sum::<f32>() / count;
-                let squares = parts().map(|p| total(p, |x| (x - mean) * (x - mean))).sum::<f32>();
-                let rate = (squares / count + norm.epsilon).sqrt().recip();
-                for (x, y) in parts().zip(y.chunks_exact_mut(frame)) {
-                    let rows = x.chunks_exact(positions).zip(y[part.clone()].chunks_exact_mut(positions));
-                    for (c, (x, y)) in (group * width..).zip(rows) {
-                        let a = norm.scale[c] * rate;
-                        let b = norm.bias[c] - mean * a;
-                        if norm.silu {
-                            x.iter().zip(y).for_each(|(&x, y)| *y = silu::<FMA>(madd::<FMA>(a, x, b)));
-                        } else {
-                            x.iter().zip(y).for_each(|(&x, y)| *y = madd::<FMA>(a, x, b));
-                        }
+        for (clip, group) in range.map(|i| (i / norm.groups, i % norm.groups)) {
+            let part = |t: usize| {
+                let start = (clip * frames + t) * frame + group * width * positions;
+                start..start + width * positions
+            };
+            let parts = || (0..frames).map(|t| &x[part(t)]);
+            let count = (frames * width * positions) as f32;
+            let mean = parts().map(|p| total(p, |x| x)).sum::<f32>() / count;
+            let squares = parts().map(|p| total(p, |x| (x - mean) * (x - mean))).sum::<f32>();
+            let rate = (squares / count + norm.epsilon).sqrt().recip();
+            for (t, x) in parts().enumerate() {
+                // SAFETY: no two groups have a number in common.
+                let y = unsafe { y.part(part(t)) };
+                let rows = x.chunks_exact(positions).zip(y.chunks_exact_mut(positions));
+                for (c, (x, y)) in (group * width..).zip(rows) {
+                    let a = norm.scale[c] * rate;
+                    let b = norm.bias[c] - mean * a;
+                    if norm.silu {
+                        x.iter().zip(y).for_each(|(&x, y)| *y = silu::<FMA>(madd::<FMA>(a, x, b)));
+                    } else {
+                        x.iter().zip(y).for_each(|(&x, y)| *y = madd::<FMA>(a, x, b));
                     }
                 }
             }
@@ -93,10 +109,11 @@ impl Work for Clips<'_> {
 mod tests {
     use super::*;
     use crate::kernels::lanes::levels;
+    use crate::kernels::spread::{Alone, Backwards};
 
     #[test]
     fn every_instruction_set_computes_the_definition() {
-        for shape in [[1, 1, 4, 1], [2, 1, 6, 35], [1, 5, 4, 24], [2, 3, 8, 100]] {
+        for shape in [[1, 1, 4, 1], [2, 1, 6, 35], [1, 5, 4, 24], [2, 3, 8, 100], [1, 2, 4, 9000]] {
             let [batch, frames, channels, positions] = shape;
             let n: usize = shape.iter().product();
             let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin() * 3.0 + 5.0).collect();
@@ -118,7 +135,10 @@ mod tests {
             for (level, gate) in levels().into_iter().flat_map(|l| [(l, false), (l, true)]) {
                 let norm = if gate { norm.clone().with_silu() } else { norm.clone() };
                 let mut y = vec![f32::NAN; n];
-                dispatch(level, Clips { norm: &norm, shape, x: &x, y: &mut y });
+                norm.run_at(level, &Alone, shape, &x, &mut y);
+                let mut again = vec![f32::NAN; n];
+                norm.run_at(level, &Backwards(3), shape, &x, &mut again);
+                assert!(y == again, "{level:?} {shape:?} depends on threads");
                 for (got, &want) in y.iter().zip(&want) {
                     let want = if gate { want / (1.0 + (-want).exp()) } else { want };
                     assert!((f64::from(*got) - want).abs() < 3e-5, "{level:?} {shape:?}: {got} {want}");
@@ -132,6 +152,6 @@ mod tests {
         assert!(GroupNorm::new(3, 1e-5, vec![1.0; 4], vec![0.0; 4]).is_none());
         assert!(GroupNorm::new(0, 1e-5, vec![1.0; 4], vec![0.0; 4]).is_none());
         let norm = GroupNorm::new(2, 1e-5, vec![1.0; 4], vec![0.0; 4]).unwrap();
-        assert!(norm.run([1, 1, 6, 1], &[0.0; 6], &mut [0.0; 6]).is_err());
+        assert!(norm.run(&Alone, [1, 1, 6, 1], &[0.0; 6], &mut [0.0; 6]).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::lanes::{Lanes, Level, Work, dispatch};
 use super::math::{madd, total};
+use super::spread::{Spread, split_rows};
 
 /// Normalisation over the last axis, `[…, c] → […, c]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,12 +27,16 @@ impl LayerNorm {
     ///
     /// # Errors
     /// A sentence when a slice has another length.
-    pub fn run(&self, x: &[f32], y: &mut [f32]) -> Result<(), String> {
+    pub fn run(&self, spread: &dyn Spread, x: &[f32], y: &mut [f32]) -> Result<(), String> {
         if x.len() != y.len() || !x.len().is_multiple_of(self.width()) {
             let (width, x, y) = (self.width(), x.len(), y.len());
             return Err(format!("a layer normalisation of {width} channels got {x} numbers for {y}"));
         }
-        dispatch(Level::detect(), Rows { norm: self, x, y });
+        let width = self.width();
+        split_rows(spread, y, width, width, &|first, y| {
+            let x = &x[first * width..][..y.len()];
+            dispatch(Level::detect(), Rows { norm: self, x, y });
+        });
         Ok(())
     }
 }
@@ -61,6 +66,17 @@ impl Work for Rows<'_> {
 mod tests {
     use super::*;
     use crate::kernels::lanes::levels;
+    use crate::kernels::spread::{Alone, Backwards};
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let x: Vec<f32> = (0..900 * 96).map(|i| (i as f32 * 0.7).sin()).collect();
+        let norm = LayerNorm::new(1e-5, vec![1.5; 96], vec![0.5; 96]).unwrap();
+        let (mut one, mut many) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
+        norm.run(&Alone, &x, &mut one).unwrap();
+        norm.run(&Backwards(3), &x, &mut many).unwrap();
+        assert!(one == many);
+    }
 
     #[test]
     fn every_instruction_set_computes_the_definition() {
@@ -88,7 +104,7 @@ mod tests {
     #[test]
     fn rows_of_another_length_are_refused() {
         let norm = LayerNorm::new(1e-5, vec![1.0; 4], vec![0.0; 4]).unwrap();
-        assert!(norm.run(&[0.0; 6], &mut [0.0; 6]).is_err());
+        assert!(norm.run(&Alone, &[0.0; 6], &mut [0.0; 6]).is_err());
         assert!(LayerNorm::new(1e-5, vec![1.0; 4], vec![0.0; 3]).is_none());
     }
 }

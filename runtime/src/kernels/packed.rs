@@ -1,5 +1,7 @@
 //! Weights of a convolution in the order in which a tile reads them.
 
+use std::ops::Range;
+
 use super::lanes::{Lanes, Level, Work, dispatch};
 
 /// Weights in the order in which the inner loop reads them.
@@ -8,6 +10,8 @@ pub struct Weights {
     pub level: Level,
     /// Output channels that one tile computes.
     high: usize,
+    /// Positions that one tile computes.
+    pub positions: usize,
     /// Output channels.
     pub out: usize,
     /// Rows of the sum: input channels times taps.
@@ -21,14 +25,15 @@ pub struct Weights {
 impl Weights {
     /// `weight` is `[out, rows]`; `order[k]` says which of its columns is row `k` of the sum.
     pub fn pack(level: Level, weight: &[f32], bias: &[f32], order: &[usize]) -> Self {
-        struct High<'a>(&'a mut usize);
-        impl Work for High<'_> {
+        struct Sizes<'a>(&'a mut [usize; 2]);
+        impl Work for Sizes<'_> {
             fn run<V: Lanes, const FMA: bool>(self) {
-                *self.0 = V::HIGH;
+                *self.0 = [V::HIGH, V::WIDE * V::LEN];
             }
         }
-        let mut high = 0;
-        dispatch(level, High(&mut high));
+        let mut sizes = [0; 2];
+        dispatch(level, Sizes(&mut sizes));
+        let [high, positions] = sizes;
         let (out, rows) = (bias.len(), order.len());
         let blocks = out.div_ceil(high);
         let mut packed = vec![0.0; blocks * rows * high];
@@ -39,14 +44,20 @@ impl Weights {
         }
         let mut bias = bias.to_vec();
         bias.resize(blocks * high, 0.0);
-        Self { level, high, out, rows, packed, bias }
+        Self { level, high, positions, out, rows, packed, bias }
     }
 
-    /// Every block of output channels: its first channel, the weights of rows `from..to`, its bias.
-    pub fn blocks(&self, from: usize, to: usize) -> impl Iterator<Item = (usize, &[f32], &[f32])> {
-        let weights = self.packed.chunks_exact(self.rows * self.high);
-        let range = from * self.high..to * self.high;
-        let blocks = weights.zip(self.bias.chunks_exact(self.high)).enumerate();
-        blocks.map(move |(i, (w, bias))| (i * self.high, &w[range.clone()], bias))
+    /// Blocks of output channels.
+    pub fn count(&self) -> usize {
+        self.out.div_ceil(self.high)
+    }
+
+    /// Some blocks of output channels, each with its first channel, the weights of some rows, its bias.
+    pub fn blocks(&self, which: Range<usize>, rows: Range<usize>) -> impl Iterator<Item = (usize, &[f32], &[f32])> {
+        let range = rows.start * self.high..rows.end * self.high;
+        which.map(move |i| {
+            let weights = &self.packed[i * self.rows * self.high..(i + 1) * self.rows * self.high];
+            (i * self.high, &weights[range.clone()], &self.bias[i * self.high..(i + 1) * self.high])
+        })
     }
 }

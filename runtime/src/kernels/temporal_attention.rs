@@ -1,7 +1,12 @@
 //! `vldm::TemporalAttention` on slices: every position attends over its own frames, in
 //! the `[batch, frames, positions, channels]` layout, without moving data.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use super::attention::{Attention, Operand};
+use super::lanes::Level;
+use super::spread::{Alone, Parts, Spread, split};
 
 /// Numbers of each frame that are brought together at once.
 const BLOCK: usize = 512;
@@ -43,7 +48,13 @@ impl TemporalAttention {
     /// # Errors
     /// A sentence, when the shape is not 4-D, channels are no multiple of heads, or a
     /// slice has another length than the shape.
-    pub fn run(&self, shape: &[usize], q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) -> Result<(), String> {
+    pub fn run(
+        &self,
+        spread: &dyn Spread,
+        shape: &[usize],
+        [q, k, v]: [&[f32]; 3],
+        y: &mut [f32],
+    ) -> Result<(), String> {
         let &[batch, frames, positions, channels] = shape else {
             return Err(format!(
                 "vldm::TemporalAttention: q is {shape:?}, expected [batch, frames, positions, channels]"
@@ -59,30 +70,35 @@ impl TemporalAttention {
                 return Err(format!("vldm::TemporalAttention: {name} has {found} elements, expected {shape:?}"));
             }
         }
-        if len == 0 {
-            return Ok(());
-        }
-        let item = frames * positions * channels;
-        let clips = q.chunks_exact(item).zip(k.chunks_exact(item)).zip(v.chunks_exact(item));
-        for (((q, k), v), y) in clips.zip(y.chunks_exact_mut(item)) {
-            self.run_clip([frames, positions, channels], [q, k, v], y)?;
+        if len > 0 {
+            let block = (BLOCK / channels).clamp(1, positions);
+            let y = Parts::new(y);
+            let items = batch * positions.div_ceil(block);
+            split(spread, items, 1, 4 * frames * block * channels, &|range| {
+                self.run_blocks([frames, positions, channels], block, range, [q, k, v], y);
+            });
         }
         Ok(())
     }
 
-    /// One batch entry, a few positions at a time: the same position of successive frames is
-    /// so far apart that caches and address translation fail if all frames are read at once.
-    fn run_clip(&self, shape: [usize; 3], operands: [&[f32]; 3], y: &mut [f32]) -> Result<(), String> {
-        let [frames, positions, channels] = shape;
-        let pitch = positions * channels;
-        let width = channels / self.heads;
-        let block = (BLOCK / channels).clamp(1, positions);
+    /// Some blocks of positions: the same position of successive frames is so far apart that caches and address
+    /// translation fail if all frames are read at once.
+    fn run_blocks(
+        &self,
+        [frames, positions, channels]: [usize; 3],
+        block: usize,
+        range: Range<usize>,
+        operands: [&[f32]; 3],
+        y: Parts<'_>,
+    ) {
+        let (pitch, blocks, width) = (positions * channels, positions.div_ceil(block), channels / self.heads);
         let mut copies: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.0; frames * block * channels]);
-        for start in (0..pitch).step_by(block * channels) {
+        for item in range {
+            let (clip, start) = (item / blocks * frames * pitch, item % blocks * block * channels);
             let row = (pitch - start).min(block * channels);
             let [q, k, v, out] = &mut copies;
             for (copy, from) in [&mut *q, k, v].into_iter().zip(operands) {
-                for (to, from) in copy.chunks_exact_mut(row).zip(from.chunks_exact(pitch)) {
+                for (to, from) in copy.chunks_exact_mut(row).zip(from[clip..][..frames * pitch].chunks_exact(pitch)) {
                     to.copy_from_slice(&from[start..start + row]);
                 }
             }
@@ -95,18 +111,20 @@ impl TemporalAttention {
                 scale: self.scale,
                 window: self.window,
             };
-            attention.run(q, k, v, out)?;
-            for (from, to) in out.chunks_exact(row).zip(y.chunks_exact_mut(pitch)) {
-                to[start..start + row].copy_from_slice(from);
+            attention.run_at(Level::detect(), &Alone, [q, k, v], out);
+            for (t, from) in out.chunks_exact(row).take(frames).enumerate() {
+                let to = clip + t * pitch + start;
+                // SAFETY: no two blocks have a position of a frame in common.
+                unsafe { y.part(to..to + row) }.copy_from_slice(from);
             }
         }
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::spread::Backwards;
 
     /// Numbers in −1..1 that look random and are always the same.
     fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -150,7 +168,10 @@ mod tests {
         let (q, k, v) = (noise(n, 1), noise(n, 2), noise(n, 3));
         let a = TemporalAttention::new(heads, 1.7, window).unwrap();
         let mut y = vec![f32::NAN; n];
-        a.run(&shape, &q, &k, &v, &mut y).unwrap();
+        a.run(&Alone, &shape, [&q, &k, &v], &mut y).unwrap();
+        let mut again = vec![f32::NAN; n];
+        a.run(&Backwards(3), &shape, [&q, &k, &v], &mut again).unwrap();
+        assert!(y == again, "{shape:?} depends on threads");
         for (i, (got, want)) in y.iter().zip(naive(&a, shape, &q, &k, &v)).enumerate() {
             assert!((f64::from(*got) - want).abs() < 2e-6, "{shape:?} heads {heads} at {i}: {got} {want}");
         }
@@ -164,6 +185,7 @@ mod tests {
         check(1, 0, [1, 8, 5, 7]);
         check(3, 0, [1, 4, 2, 3]);
         check(8, 0, [1, 16, 4, 320]);
+        check(2, 0, [2, 16, 70, 96]);
     }
 
     #[test]
@@ -178,7 +200,7 @@ mod tests {
         let a = TemporalAttention::new(1, 1.0, 0).unwrap();
         let (q, v) = (vec![200.0; 16], noise(16, 7));
         let mut y = vec![0.0; 16];
-        a.run(&[1, 2, 1, 8], &q, &q, &v, &mut y).unwrap();
+        a.run(&Alone, &[1, 2, 1, 8], [&q, &q, &v], &mut y).unwrap();
         for (c, got) in y.iter().enumerate().take(8) {
             assert!((got - f32::midpoint(v[c], v[c + 8])).abs() < 1e-6);
         }
@@ -190,9 +212,9 @@ mod tests {
         assert!(TemporalAttention::new(1, f32::NAN, 0).unwrap_err().contains("`scale` is NaN"));
         assert!(TemporalAttention::new(1, 1.0, -1).unwrap_err().contains("`window` is -1"));
         let a = TemporalAttention::new(3, 1.0, 0).unwrap();
-        let e = a.run(&[1, 1, 1, 4], &[0.0; 4], &[0.0; 4], &[0.0; 4], &mut [0.0; 4]).unwrap_err();
+        let e = a.run(&Alone, &[1, 1, 1, 4], [&[0.0; 4]; 3], &mut [0.0; 4]).unwrap_err();
         assert_eq!(e, "vldm::TemporalAttention: 4 channels do not divide into 3 heads");
-        let e = a.run(&[1, 1, 1, 3], &[0.0; 3], &[0.0; 2], &[0.0; 3], &mut [0.0; 3]).unwrap_err();
+        let e = a.run(&Alone, &[1, 1, 1, 3], [&[0.0; 3], &[0.0; 2], &[0.0; 3]], &mut [0.0; 3]).unwrap_err();
         assert_eq!(e, "vldm::TemporalAttention: k has 2 elements, expected [1, 1, 1, 3]");
     }
 }

@@ -1,7 +1,11 @@
 //! `vldm::TemporalConv` on slices: three taps over frames, in the layout of the frames.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use super::lanes::{Lanes, Level, Work, dispatch};
 use super::packed::Weights;
+use super::spread::{Parts, Spread, pieces, split};
 use super::tile::{self, Rows, Tile};
 
 /// `[b, frames, channels, positions]`
@@ -41,7 +45,7 @@ impl TemporalConv {
     ///
     /// # Errors
     /// A sentence when the shape has other channels or a slice another length.
-    pub fn run(&self, shape: &[usize], x: &[f32], y: &mut [f32]) -> Result<(), String> {
+    pub fn run(&self, spread: &dyn Spread, shape: &[usize], x: &[f32], y: &mut [f32]) -> Result<(), String> {
         let &[_, frames, channels, positions] = shape else {
             return Err(format!("vldm::TemporalConv: x is {shape:?}, expected [batch, frames, channels, positions]"));
         };
@@ -52,18 +56,33 @@ impl TemporalConv {
         }
         if n > 0 {
             let clips = Clips { taps: 3, frames, channels, positions };
-            dispatch(self.weights.level, OverClips { weights: &self.weights, clips, x, y });
+            over_clips(spread, &self.weights, clips, x, y);
         }
         Ok(())
     }
 }
 
-/// The work of a [`TemporalConv`], or, with one tap, of a 1x1 convolution.
-pub struct OverClips<'a> {
-    pub weights: &'a Weights,
-    pub clips: Clips,
-    pub x: &'a [f32],
-    pub y: &'a mut [f32],
+/// A [`TemporalConv`], or, with one tap, a 1x1 convolution.
+pub fn over_clips(spread: &dyn Spread, weights: &Weights, clips: Clips, x: &[f32], y: &mut [f32]) {
+    let tiles = clips.positions.div_ceil(weights.positions);
+    let batch = x.len() / (clips.frames * clips.channels * clips.positions);
+    let parts = pieces(spread, batch * tiles, weights.count());
+    let cost = clips.frames * weights.rows * weights.out * weights.positions / parts / 16;
+    let y = Parts::new(y);
+    split(spread, batch * tiles * parts, 1, cost, &|range| {
+        dispatch(weights.level, OverClips { weights, clips, x, y, parts, range });
+    });
+}
+
+struct OverClips<'a> {
+    weights: &'a Weights,
+    clips: Clips,
+    x: &'a [f32],
+    y: Parts<'a>,
+    /// Into how many the output channels are cut.
+    parts: usize,
+    /// Of (clip, tile of positions, part of the output channels).
+    range: Range<usize>,
 }
 
 impl Work for OverClips<'_> {
@@ -71,33 +90,40 @@ impl Work for OverClips<'_> {
     /// its rows are often a multiple of 4 KiB apart, where caches hold only few of them.
     #[inline(always)]
     fn run<V: Lanes, const FMA: bool>(self) {
-        let Self { weights, clips: Clips { taps, frames, channels, positions }, x, y } = self;
+        let Self { weights, clips: Clips { taps, frames, channels, positions }, x, y, parts, range } = self;
         let (half, widest) = (taps / 2, V::WIDE * V::LEN);
+        let tiles = positions.div_ceil(widest);
         let mut panel = vec![0.0; frames * channels * widest];
         let mut out = vec![0.0; V::HIGH * widest];
         let mut offsets = Vec::with_capacity(weights.rows);
-        let clips = x.chunks_exact(frames * channels * positions);
-        for (x, y) in clips.zip(y.chunks_exact_mut(frames * weights.out * positions)) {
-            for start in (0..positions).step_by(widest) {
-                let width = (positions - start).min(widest);
-                let full = width.next_multiple_of(V::LEN);
-                for (row, to) in x.chunks_exact(positions).zip(panel.chunks_exact_mut(full)) {
+        let mut gathered = None;
+        for item in range {
+            let (part, tile) = (item % parts, item / parts);
+            let (clip, start) = (tile / tiles, tile % tiles * widest);
+            let width = (positions - start).min(widest);
+            let full = width.next_multiple_of(V::LEN);
+            if gathered.replace(tile) != Some(tile) {
+                let x = &x[clip * frames * channels * positions..];
+                for (row, to) in x.chunks_exact(positions).zip(panel.chunks_exact_mut(full)).take(frames * channels) {
                     copy(&row[start..start + width], to);
                 }
                 offsets.clear();
                 offsets.extend((0..weights.rows).map(|k| (k * full) as u32));
-                for (t, y) in y.chunks_exact_mut(weights.out * positions).enumerate() {
-                    // The taps that fall inside the clip, and the frame that the first of them sees.
-                    let (from, to) = (half.saturating_sub(t), taps.min(frames + half - t));
-                    let x = &panel[(t + from - half) * channels * full..];
-                    let rows = Rows::new(&offsets[..(to - from) * channels]);
-                    for (first, w, bias) in weights.blocks(from * channels, to * channels) {
-                        let tile = Tile { weights: tile::Weights::Packed(w), rows, bias, x };
-                        tile.compute::<V>(full / V::LEN, &mut out, full);
-                        let sums = out.chunks_exact(full).take(V::HIGH);
-                        for (sums, y) in sums.zip(y[first * positions..].chunks_exact_mut(positions)) {
-                            copy(&sums[..width], &mut y[start..]);
-                        }
+            }
+            let blocks = part * weights.count() / parts..(part + 1) * weights.count() / parts;
+            for t in 0..frames {
+                // The taps that fall inside the clip, and the frame that the first of them sees.
+                let (from, to) = (half.saturating_sub(t), taps.min(frames + half - t));
+                let x = &panel[(t + from - half) * channels * full..];
+                let rows = Rows::new(&offsets[..(to - from) * channels]);
+                for (first, w, bias) in weights.blocks(blocks.clone(), from * channels..to * channels) {
+                    let tile = Tile { weights: tile::Weights::Packed(w), rows, bias, x };
+                    tile.compute::<V>(full / V::LEN, &mut out, full);
+                    let sums = out.chunks_exact(full).take(V::HIGH.min(weights.out - first));
+                    for (sums, channel) in sums.zip(first..) {
+                        let to = ((clip * frames + t) * weights.out + channel) * positions + start;
+                        // SAFETY: items differ in clip, positions or channels.
+                        copy(&sums[..width], unsafe { y.part(to..to + width) });
                     }
                 }
             }
@@ -117,7 +143,8 @@ fn copy(from: &[f32], to: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Conv2d, Geometry};
+    use crate::kernels::spread::Backwards;
+    use crate::kernels::{Alone, Conv2d, Geometry};
 
     fn wave(n: usize, f: f32) -> Vec<f32> {
         (0..n).map(|i| ((i + 1) as f32 * f).sin()).collect()
@@ -125,13 +152,16 @@ mod tests {
 
     #[test]
     fn a_temporal_convolution_is_one_over_a_column_of_frames() {
-        for (frames, positions, out) in [(1, 5, 3), (2, 16, 8), (5, 100, 9), (8, 48, 16)] {
+        for (frames, positions, out) in [(1, 5, 3), (2, 16, 8), (5, 100, 9), (8, 48, 16), (16, 1000, 40)] {
             let (batch, channels) = (2, 3);
             let (weight, bias) = (wave(out * channels * 3, 0.37), wave(out, 1.1));
             let x = wave(batch * frames * channels * positions, 0.71);
             let conv = TemporalConv::new(channels, &weight, &bias).unwrap();
             let mut y = vec![f32::NAN; batch * frames * out * positions];
-            conv.run(&[batch, frames, channels, positions], &x, &mut y).unwrap();
+            conv.run(&Alone, &[batch, frames, channels, positions], &x, &mut y).unwrap();
+            let mut again = vec![f32::NAN; y.len()];
+            conv.run(&Backwards(3), &[batch, frames, channels, positions], &x, &mut again).unwrap();
+            assert!(y == again, "{frames} {positions} depends on threads");
             let swap = |x: &[f32], a: usize, b: usize| -> Vec<f32> {
                 let at = |n: usize, i: usize, j: usize, p: usize| x[((n * a + i) * b + j) * positions + p];
                 let index = |k: usize| (k / positions / a / b, k / positions / a % b, k / positions % a, k % positions);
@@ -140,7 +170,7 @@ mod tests {
             let g = Geometry { channels, kernel: [3, 1], stride: 1, before: [1, 0], after: [1, 0] };
             let mut want = vec![f32::NAN; y.len()];
             let column = Conv2d::new(g, &weight, &bias).unwrap();
-            column.run([frames, positions], &swap(&x, frames, channels), &mut want).unwrap();
+            column.run(&Alone, [frames, positions], &swap(&x, frames, channels), &mut want).unwrap();
             for (a, b) in swap(&y, frames, out).iter().zip(&want) {
                 assert!((a - b).abs() < 1e-5, "{frames} {positions}: {a} {b}");
             }
@@ -151,7 +181,7 @@ mod tests {
     fn wrong_sizes_are_refused() {
         assert!(TemporalConv::new(2, &[0.0; 7], &[0.0]).is_none());
         let conv = TemporalConv::new(2, &[0.0; 6], &[0.0]).unwrap();
-        let e = conv.run(&[1, 1, 3, 1], &[0.0; 3], &mut [0.0; 1]).unwrap_err();
+        let e = conv.run(&Alone, &[1, 1, 3, 1], &[0.0; 3], &mut [0.0; 1]).unwrap_err();
         assert_eq!(e, "vldm::TemporalConv: x is [1, 1, 3, 1], expected 2 channels");
     }
 }

@@ -3,6 +3,7 @@
 
 mod library;
 mod operator;
+mod spread;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ fn commit(environment: &ort::environment::Environment, path: &Path, o: &LoadOpti
         // It makes LayerNormalization several times slower on the processor.
         .with_disabled_optimizers("SkipLayerNormFusion")?;
     if o.kernels {
-        let domain = OperatorDomain::new("vldm")?.add(operator::TemporalAttentionOp)?;
+        let domain = OperatorDomain::new("vldm")?.add(operator::TemporalAttentionOp { threads: o.threads.max(1) })?;
         builder = builder.with_operators(domain)?;
     }
     builder.commit_from_file(path)

@@ -5,10 +5,14 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
+use super::spread::SessionThreads;
 use crate::kernels::TemporalAttention;
 
 /// The operator; ONNX Runtime prefers it to the function body of the same name.
-pub struct TemporalAttentionOp;
+pub struct TemporalAttentionOp {
+    /// Threads of the session.
+    pub threads: usize,
+}
 
 impl Operator for TemporalAttentionOp {
     type Kernel<'attr> = TemporalAttentionKernel;
@@ -30,7 +34,8 @@ impl Operator for TemporalAttentionOp {
         let heads: i64 = ctx.get("heads").ok_or_else(|| missing("heads"))?;
         let scale: f32 = ctx.get("scale").ok_or_else(|| missing("scale"))?;
         let window: i64 = ctx.get("window").unwrap_or(0);
-        Ok(TemporalAttentionKernel(TemporalAttention::new(heads, scale, window).map_err(ort::Error::new)?))
+        let kernel = TemporalAttention::new(heads, scale, window).map_err(ort::Error::new)?;
+        Ok(TemporalAttentionKernel { kernel, threads: self.threads })
     }
 
     fn infer_shape(&self, ctx: &mut ShapeInferenceContext) -> ort::Result<()> {
@@ -42,7 +47,10 @@ impl Operator for TemporalAttentionOp {
 }
 
 /// The operator with its attributes.
-pub struct TemporalAttentionKernel(TemporalAttention);
+pub struct TemporalAttentionKernel {
+    kernel: TemporalAttention,
+    threads: usize,
+}
 
 impl Kernel for TemporalAttentionKernel {
     fn compute(&mut self, ctx: &ComputeContext) -> ort::Result<()> {
@@ -54,6 +62,6 @@ impl Kernel for TemporalAttentionKernel {
         let mut y = ctx.output(0, shape.to_vec())?.ok_or_else(missing)?;
         let (_, y) = y.try_extract_tensor_mut::<f32>()?;
         let axes: Vec<usize> = shape.iter().map(|&n| n as usize).collect();
-        self.0.run(&axes, q, k, v, y).map_err(ort::Error::new)
+        self.kernel.run(&SessionThreads { ctx, threads: self.threads }, &axes, [q, k, v], y).map_err(ort::Error::new)
     }
 }

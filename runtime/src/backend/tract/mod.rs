@@ -1,6 +1,7 @@
 //! The embedded engine. A model is read once; for each combination of input shapes it
 //! is specialised (everything that depends on shapes alone folds away), optimised and
-//! kept. A plan uses one thread; parallelism comes from callers side by side.
+//! kept. Parallelism comes from callers side by side, and inside of kernels from the processors that
+//! no caller uses.
 
 mod inline;
 mod model;
@@ -39,7 +40,7 @@ impl Backend for Tract {
     }
 
     fn load(&self, path: &Path, o: &LoadOptions) -> Result<Box<dyn Session>, BackendError> {
-        let model = model::read(path, o.kernels)?;
+        let model = model::read(path, o)?;
         Ok(Box::new(TractSession { path: path.to_owned(), model, plans: Plans::default() }))
     }
 

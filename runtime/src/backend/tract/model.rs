@@ -12,7 +12,8 @@ use tract_onnx::prelude::{
 };
 
 use super::{NAME, guarded, inline, ops, weights};
-use crate::backend::{Axis, Port};
+use crate::backend::{Axis, LoadOptions, Port};
+use crate::crew::Crew;
 use crate::error::BackendError;
 use crate::tensor::DType;
 
@@ -24,6 +25,8 @@ pub struct Model {
     pub outputs: Vec<Port>,
     graph: InferenceModel,
     kernels: bool,
+    /// What kernels may use beside the caller's processor.
+    crew: Crew,
 }
 
 impl Model {
@@ -44,6 +47,7 @@ impl Model {
         if self.kernels {
             typed.prop_consts()?;
             ops::fuse(&mut typed)?;
+            ops::employ(&mut typed, &self.crew);
         }
         TypedSimplePlan::new(typed.into_optimized()?)
     }
@@ -53,7 +57,8 @@ impl Model {
 ///
 /// # Errors
 /// [`BackendError::Read`], [`BackendError::Model`] or [`BackendError::Load`].
-pub fn read(path: &Path, kernels: bool) -> Result<Model, BackendError> {
+pub fn read(path: &Path, o: &LoadOptions) -> Result<Model, BackendError> {
+    let kernels = o.kernels;
     let refuse = |what: String| BackendError::Model { path: path.to_owned(), what };
     let load = |e: tract_onnx::prelude::TractError| BackendError::Load {
         engine: NAME,
@@ -77,7 +82,8 @@ pub fn read(path: &Path, kernels: bool) -> Result<Model, BackendError> {
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = dir.to_str().ok_or_else(|| refuse("lies in a folder whose name is not UTF-8".into()))?;
     let graph = guarded(|| weights::fold(onnx.parse(&proto, Some(dir))?.model, &casts)).map_err(load)?;
-    Ok(Model { inputs, outputs, graph, kernels })
+    let crew = o.crew.clone().unwrap_or_else(|| Crew::new(o.threads));
+    Ok(Model { inputs, outputs, graph, kernels, crew })
 }
 
 /// Inputs and outputs, after checking that every value is made before it is used.

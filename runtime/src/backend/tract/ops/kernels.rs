@@ -1,7 +1,7 @@
 //! What each of our kernels takes and makes.
 
 use super::native::{Input, Native};
-use crate::kernels::{Attention, Conv2d, GroupNorm, LayerNorm, TemporalAttention, TemporalConv};
+use crate::kernels::{Attention, Conv2d, GroupNorm, LayerNorm, Spread, TemporalAttention, TemporalConv, split_rows};
 
 fn shape4(name: &str, shape: &[usize]) -> Result<[usize; 4], String> {
     shape.try_into().map_err(|_| format!("{name} takes four axes, found {shape:?}"))
@@ -19,9 +19,9 @@ impl Native for TemporalAttention {
         }
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         let &[(shape, q), (_, k), (_, v)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
-        self.run(shape, q, k, v, y)
+        self.run(spread, shape, [q, k, v], y)
     }
 }
 
@@ -35,9 +35,9 @@ impl Native for TemporalConv {
         Ok(vec![b, t, self.out(), p])
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         let &[(shape, x)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
-        self.run(shape, x, y)
+        self.run(spread, shape, x, y)
     }
 }
 
@@ -54,9 +54,9 @@ impl Native for Conv2d {
         }
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         match inputs {
-            &[(&[_, _, h, w], x)] => self.run([h, w], x, y),
+            &[(&[_, _, h, w], x)] => self.run(spread, [h, w], x, y),
             _ => Err(format!("found {} inputs", inputs.len())),
         }
     }
@@ -90,10 +90,12 @@ impl Native for Norm {
         }
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         match (self.layout, inputs) {
-            (Layout::Images, &[(&[n, c, ref rest @ ..], x)]) => self.kernel.run([n, 1, c, rest.iter().product()], x, y),
-            (Layout::Clips, &[(&[b, t, c, p], x)]) => self.kernel.run([b, t, c, p], x, y),
+            (Layout::Images, &[(&[n, c, ref rest @ ..], x)]) => {
+                self.kernel.run(spread, [n, 1, c, rest.iter().product()], x, y)
+            }
+            (Layout::Clips, &[(&[b, t, c, p], x)]) => self.kernel.run(spread, [b, t, c, p], x, y),
             _ => Err(format!("found {} inputs", inputs.len())),
         }
     }
@@ -111,9 +113,9 @@ impl Native for LayerNorm {
         }
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         let &[(_, x)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
-        self.run(x, y)
+        self.run(spread, x, y)
     }
 }
 
@@ -135,9 +137,12 @@ impl Native for Mix {
         }
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         let &[(_, x), (_, h)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
-        y.iter_mut().zip(x.iter().zip(h)).for_each(|(y, (x, h))| *y = x + self.temporal * h);
+        split_rows(spread, y, 1, 3, &|first, y| {
+            let pairs = x[first..].iter().zip(&h[first..]);
+            y.iter_mut().zip(pairs).for_each(|(y, (x, h))| *y = x + self.temporal * h);
+        });
         Ok(())
     }
 }
@@ -158,9 +163,9 @@ impl Native for StridedAttention {
         Ok(self.shape.clone())
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         let &[(_, q), (_, k), (_, v)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
-        self.kernel.run(q, k, v, y)
+        self.kernel.run(spread, [q, k, v], y)
     }
 }
 
@@ -197,24 +202,25 @@ impl Native for AddRows {
         }
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         let &[(shape, x), (other, e)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
         let (rows, strides) = Self::plan(shape, other).ok_or("an addition of a number to each row got other shapes")?;
         let width: usize = shape[rows..].iter().product();
         if width == 0 {
             return Ok(());
         }
-        for (i, (y, x)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
-            let (mut rest, mut at) = (i, 0);
-            for axis in (0..rows).rev() {
-                at += rest % shape[axis] * strides[axis];
-                rest /= shape[axis];
+        split_rows(spread, y, width, 2 * width, &|first, y| {
+            let pairs = y.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width));
+            for (i, (y, x)) in (first..).zip(pairs) {
+                let (mut rest, mut at) = (i, 0);
+                for axis in (0..rows).rev() {
+                    at += rest % shape[axis] * strides[axis];
+                    rest /= shape[axis];
+                }
+                let add = e[at];
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = x + add);
             }
-            let add = e[at];
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = x + add;
-            }
-        }
+        });
         Ok(())
     }
 }
@@ -222,6 +228,7 @@ impl Native for AddRows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Alone;
 
     #[test]
     fn each_row_gets_its_number() {
@@ -230,7 +237,7 @@ mod tests {
             let shape = [2, 3, 2, 2];
             let e: Vec<f32> = (0..e_shape.iter().product()).map(|i: usize| 100.0 * i as f32).collect();
             let mut y = vec![f32::NAN; 24];
-            AddRows.run(&[(&shape, &x), (&e_shape, &e)], &mut y).unwrap();
+            AddRows.run(&Alone, &[(&shape, &x), (&e_shape, &e)], &mut y).unwrap();
             for (i, &got) in y.iter().enumerate() {
                 let index = [i / 12, i / 4 % 3, i / 2 % 2, i % 2];
                 let place = index.iter().zip(e_shape).fold(0, |at, (&i, n)| at * n + if n == 1 { 0 } else { i });

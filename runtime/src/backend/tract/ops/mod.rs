@@ -10,7 +10,7 @@ mod strides;
 use tract_onnx::model::OnnxOpRegister;
 
 pub use functions::FUNCTIONS;
-pub use fuse::fuse;
+pub use fuse::{employ, fuse};
 
 /// Adds our operators to those of tract; ours win.
 pub fn register(register: &mut OnnxOpRegister) {

@@ -11,6 +11,9 @@ use tract_onnx::tract_core::internal::{
     EvalContext, EvalOp, Op, StaticName, TypedFact, TypedOp, as_op, bail, format_err, op_as_typed_op, op_out_of_plan,
 };
 
+use crate::crew::Crew;
+use crate::kernels::{Alone, Spread};
+
 /// An f32 input: shape and numbers.
 pub type Input<'a> = (&'a [usize], &'a [f32]);
 
@@ -29,25 +32,34 @@ pub trait Native: Debug + Downcast + Send + Sync + 'static {
     ///
     /// # Errors
     /// A sentence when sizes do not fit.
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String>;
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String>;
 }
 
 impl_downcast!(Native);
 
 /// A [`Native`] as an operator of a plan.
 #[derive(Clone, Debug)]
-pub struct NativeOp(pub Arc<dyn Native>);
+pub struct NativeOp {
+    pub kernel: Arc<dyn Native>,
+    /// The processors it may use; none until the plan is made: the caller's.
+    crew: Option<Crew>,
+}
 
 impl NativeOp {
     /// Wraps a kernel.
     pub fn new(kernel: impl Native) -> Self {
-        Self(Arc::new(kernel))
+        Self { kernel: Arc::new(kernel), crew: None }
+    }
+
+    /// Which processors it may use.
+    pub fn employ(&mut self, crew: &Crew) {
+        self.crew = Some(crew.clone());
     }
 }
 
 impl PartialEq for NativeOp {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.kernel, &other.kernel)
     }
 }
 
@@ -55,7 +67,7 @@ impl Eq for NativeOp {}
 
 impl Op for NativeOp {
     fn name(&self) -> StaticName {
-        self.0.name().into()
+        self.kernel.name().into()
     }
 
     op_as_typed_op!();
@@ -70,11 +82,14 @@ impl EvalOp for NativeOp {
             .map(|t| Ok((t.shape(), t.try_as_plain_ram()?.as_slice::<f32>()?)))
             .collect::<TractResult<TVec<Input>>>()?;
         let shapes: TVec<&[usize]> = inputs.iter().map(|(shape, _)| *shape).collect();
-        let shape = self.0.output(&shapes).map_err(|e| format_err!("{e}"))?;
+        let shape = self.kernel.output(&shapes).map_err(|e| format_err!("{e}"))?;
         // SAFETY: any bits are an f32, and a kernel writes every number of its output before
         // anyone reads it; clearing them first would cost as much as a cheap kernel.
         let mut y = unsafe { Tensor::uninitialized::<f32>(&shape)? };
-        self.0.run(&inputs, y.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?).map_err(|e| format_err!("{e}"))?;
+        let spread: &dyn Spread = self.crew.as_ref().map_or(&Alone, |crew| crew);
+        self.kernel
+            .run(spread, &inputs, y.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)
+            .map_err(|e| format_err!("{e}"))?;
         Ok(tvec!(y.into_tvalue()))
     }
 }
@@ -87,10 +102,10 @@ impl TypedOp for NativeOp {
         for fact in inputs {
             match fact.shape.as_concrete() {
                 Some(shape) if fact.datum_type == f32::datum_type() => shapes.push(shape),
-                _ => bail!("{} takes f32 of known shape, found {fact:?}", self.0.name()),
+                _ => bail!("{} takes f32 of known shape, found {fact:?}", self.kernel.name()),
             }
         }
-        let shape = self.0.output(&shapes).map_err(|e| format_err!("{e}"))?;
+        let shape = self.kernel.output(&shapes).map_err(|e| format_err!("{e}"))?;
         Ok(tvec!(f32::fact(shape)))
     }
 }

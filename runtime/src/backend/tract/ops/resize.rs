@@ -8,6 +8,7 @@ use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, ShapeFactoid, S
 use tract_onnx::tract_hir::internal::{Expansion, expand};
 
 use super::native::{Input, Native, NativeOp};
+use crate::kernels::{Spread, split_rows};
 
 /// Our operator where a node asks for `⌊i · in / out⌋` by sizes; else tract's.
 ///
@@ -81,25 +82,28 @@ impl Native for Enlarge {
         }
     }
 
-    fn run(&self, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         let (&[(&[_, _, height, width], x)], &[_, _, rows, columns]) = (inputs, self.to.as_slice()) else {
             return Err(format!("found {} inputs", inputs.len()));
         };
         let sources: Vec<usize> = (0..columns).map(|c| c * width / columns).collect();
-        for (image, y) in x.chunks_exact(height * width).zip(y.chunks_exact_mut(rows * columns)) {
-            for row in 0..rows {
-                let source = row * height / rows;
-                let start = row * columns;
-                if row > 0 && (row - 1) * height / rows == source {
-                    y.copy_within(start - columns..start, start);
-                    continue;
-                }
-                let from = &image[source * width..][..width];
-                for (y, &source) in y[start..][..columns].iter_mut().zip(&sources) {
-                    *y = from[source];
+        split_rows(spread, y, rows * columns, rows * columns, &|first, y| {
+            let images = x[first * height * width..].chunks_exact(height * width);
+            for (image, y) in images.zip(y.chunks_exact_mut(rows * columns)) {
+                for row in 0..rows {
+                    let source = row * height / rows;
+                    let start = row * columns;
+                    if row > 0 && (row - 1) * height / rows == source {
+                        y.copy_within(start - columns..start, start);
+                        continue;
+                    }
+                    let from = &image[source * width..][..width];
+                    for (y, &source) in y[start..][..columns].iter_mut().zip(&sources) {
+                        *y = from[source];
+                    }
                 }
             }
-        }
+        });
         Ok(())
     }
 }
@@ -107,6 +111,7 @@ impl Native for Enlarge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Alone;
 
     #[test]
     fn every_number_comes_from_the_floor_of_its_scaled_place() {
@@ -114,7 +119,7 @@ mod tests {
         for (rows, columns) in [(4, 6), (5, 7), (2, 3), (3, 2)] {
             let enlarge = Enlarge { to: vec![1, 2, rows, columns] };
             let mut y = vec![f32::NAN; 2 * rows * columns];
-            enlarge.run(&[(&[1, 2, 2, 3], &x)], &mut y).unwrap();
+            enlarge.run(&Alone, &[(&[1, 2, 2, 3], &x)], &mut y).unwrap();
             for (i, &got) in y.iter().enumerate() {
                 let (c, r, k) = (i / columns / rows, i / columns % rows, i % columns);
                 assert!((got - x[(c * 2 + r * 2 / rows) * 3 + k * 3 / columns]).abs() < f32::EPSILON);
