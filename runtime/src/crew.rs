@@ -304,11 +304,14 @@ mod tests {
     #[test]
     fn a_caller_that_is_alone_gets_every_processor() {
         let (crew, barrier) = (Crew::new(3), std::sync::Barrier::new(3));
+        let together = |_| {
+            barrier.wait();
+        };
         for _ in 0..20 {
-            crew.spread(3, &|_| drop(barrier.wait()));
+            crew.spread(3, &together);
         }
         let _seat = crew.enter();
-        crew.spread(3, &|_| drop(barrier.wait()));
+        crew.spread(3, &together);
     }
 
     #[test]

@@ -118,6 +118,16 @@ impl Spread for Backwards {
 mod tests {
     use super::*;
 
+    struct Never;
+    impl Spread for Never {
+        fn width(&self) -> usize {
+            8
+        }
+        fn spread(&self, _: usize, _: &(dyn Fn(usize) + Sync)) {
+            panic!("not for so little");
+        }
+    }
+
     #[test]
     fn every_item_is_in_one_range_that_starts_at_a_multiple_of_the_unit() {
         for (items, unit, width) in [(0, 1, 2), (1, 4, 2), (7, 2, 3), (100, 8, 2), (1000, 1, 5), (1000, 48, 64)] {
@@ -140,15 +150,6 @@ mod tests {
                 }
             });
             assert!(y.iter().enumerate().all(|(i, &y)| y.to_bits() == ((i / 3) as f32).to_bits()));
-        }
-        struct Never;
-        impl Spread for Never {
-            fn width(&self) -> usize {
-                8
-            }
-            fn spread(&self, _: usize, _: &(dyn Fn(usize) + Sync)) {
-                panic!("not for so little");
-            }
         }
         split(&Never, 100, 1, 10, &|range| assert_eq!(range, 0..100));
     }
