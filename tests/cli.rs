@@ -160,8 +160,8 @@ fn a_checkpoint_is_exported_on_the_way_once() {
 
 #[test]
 fn the_plans_of_the_demo_fit_it() {
-    for (plan, frames) in [("demo/plans/drive.json", 113), ("demo/plans/long-drive.json", 497)] {
-        let checked = vldm(["--json", "plan", "check", plan]).expect(0).json();
+    for (plan, frames) in [("drive", 113), ("long-drive", 497), ("scenario", 401), ("enlarge", 24)] {
+        let checked = vldm(["--json", "plan", "check", &format!("demo/plans/{plan}.json")]).expect(0).json();
         assert!(checked["frames"].as_u64().unwrap() >= frames, "{checked}");
     }
 }

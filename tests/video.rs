@@ -17,7 +17,7 @@ fn short_plan(folder: &Path) -> PathBuf {
             {"op": "conditions", "labels": {"night": 1, "crowd": 3}},
             {"op": "keyframes", "frames": 4, "steps": 3, "guidance": 2.0},
             {"op": "predict", "chunks": [{}], "context": 2, "steps": 3, "guidance": 2.0, "context_guidance": 1.5},
-            {"op": "interpolate", "steps": 2, "guidance": 1.5},
+            {"op": "interpolate", "steps": 2, "guidance": 1.5, "context_replace": "spread"},
             {"op": "decode", "window": 8, "halo": 2},
             {"op": "upsample", "steps": 2, "noise_level": 20, "window": 8, "overlap": 0},
             {"op": "video", "fps": 8}

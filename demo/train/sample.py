@@ -33,6 +33,18 @@ def enlarge(frames):
     return F.interpolate(frames, scale_factor=4, mode="bicubic", align_corners=False)
 
 
+def spread(lack, seen):
+    """What given frames lack, `b t c h w`, shared by the frames between them: linear, and zero one frame beyond the window."""
+    out, frames = torch.zeros_like(lack), lack.shape[1]
+    for b in range(len(seen)):
+        given = seen[b].nonzero().flatten().tolist()
+        for k, g in enumerate(given):
+            knots = [-1, *given, frames]
+            hat = np.interp(range(frames), knots, np.eye(len(knots))[k + 1])
+            out[b] += torch.tensor(hat, dtype=lack.dtype)[:, None, None, None] * lack[b, g]
+    return out
+
+
 class Cascade:
     def __init__(self, folder):
         folder = Path(folder)
@@ -50,7 +62,7 @@ class Cascade:
         self.scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
         self.upsampler_scheduler = DDIMScheduler.from_config(self.scheduler.config, prediction_type="sample")
 
-    def denoise(self, graft, x, known, seen, labels, steps, guidance, context_guidance, rate=None):
+    def denoise(self, graft, x, known, seen, labels, steps, guidance, context_guidance, rate=None, replace="final"):
         """DDIM over a window `x` `b t c h w`; frames where `seen` come back as `known`.
 
         Guidance adds up: `v = v0 + g (v_text - v0) + s (v_ctx - v_text)`, where `v0` has neither labels nor
@@ -76,6 +88,8 @@ class Cascade:
             if guidance != 1:
                 v = v + (guidance - 1) * (v_text - call(null, empty if context_guidance != 1 or not any_seen else full, step))
             x = self.scheduler.step(v, step, x).prev_sample
+        if replace == "spread":
+            x = x + spread(known - x, seen)
         return torch.where(seen[:, :, None, None, None], known, x)
 
     @torch.no_grad()
@@ -90,7 +104,7 @@ class Cascade:
         return keys
 
     @torch.no_grad()
-    def interpolate(self, keys, seed, labels, level, steps=10, guidance=1.0, context_guidance=1.0):
+    def interpolate(self, keys, seed, labels, level, steps=10, guidance=1.0, context_guidance=1.0, replace="final"):
         """`n` frames -> `4 (n - 1) + 1`; `level` 0 works on keyframes, 1 on the result of level 0."""
         out = [keys[:1]]
         for k in range(len(keys) - 1):
@@ -98,7 +112,7 @@ class Cascade:
             known[0, 0], known[0, 4] = keys[k], keys[k + 1]
             seen = torch.tensor([[True, False, False, False, True]])
             x = noise(seed, f"interpolate-{level + 1}", k, known.shape)
-            out.append(self.denoise(self.interpolation_model, x, known, seen, labels, steps, guidance, context_guidance, torch.tensor([level]))[0, 1:])
+            out.append(self.denoise(self.interpolation_model, x, known, seen, labels, steps, guidance, context_guidance, torch.tensor([level]), replace)[0, 1:])
         return torch.cat(out)
 
     @torch.no_grad()

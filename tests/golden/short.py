@@ -17,7 +17,7 @@ def record(checkpoint: Path, folder: Path) -> None:
     """`short.safetensors`: latents after each stage and the final frames as the 8-bit pictures a sink receives."""
     cascade, s = Cascade(checkpoint), SETTINGS
     keys = cascade.keyframes(s["seed"], s["labels"], s["window"], s["size"], s["predictions"], steps=3, guidance=2.0, context_guidance=1.5)
-    once = cascade.interpolate(keys, s["seed"], s["labels"], 0, steps=2, guidance=1.5)
+    once = cascade.interpolate(keys, s["seed"], s["labels"], 0, steps=2, guidance=1.5, replace="spread")
     frames = cascade.upsample(cascade.decode(once, window=8, halo=2), s["seed"], steps=2, level=20, window=8)
     pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous()
     save_file({"keyframes": keys.contiguous(), "interpolated": once.contiguous(), "frames": pixels}, folder / "short.safetensors")

@@ -32,6 +32,14 @@ pub struct CacheArgs {
 }
 
 impl CacheArgs {
+    /// The cache folder.
+    ///
+    /// # Errors
+    /// When none was named and the system has none.
+    pub fn folder(&self) -> anyhow::Result<PathBuf> {
+        self.cache.clone().map_or_else(folders::cache, Ok)
+    }
+
     /// The bundle at `path`, or the bundle of the checkpoint at `path`: exported now, unless it was before and neither
     /// the checkpoint's contents nor this program have changed since.
     ///
@@ -44,7 +52,7 @@ impl CacheArgs {
             return Bundle::open(path);
         }
         let path = &path.canonicalize().with_context(|| format!("{}", path.display()))?;
-        let cache = self.cache.clone().map_or_else(folders::cache, Ok)?;
+        let cache = self.folder()?;
         let name = path.file_name().map_or_else(|| "checkpoint".into(), |n| n.to_string_lossy().into_owned());
         let folder = cache.join(format!("{name}-{}", key(path)?));
         if folder.join(MANIFEST).is_file() {

@@ -1,6 +1,7 @@
 //! `vldm plan`: writes, checks and explains plans.
 
 mod args;
+mod estimate;
 mod new;
 mod show;
 
@@ -8,6 +9,7 @@ use vldm_runtime::cascade::explain::Explanation;
 use vldm_runtime::cascade::layout::Layout;
 
 use crate::bundle::CacheArgs;
+use crate::engine::EngineArgs;
 use crate::output::Output;
 
 pub use args::{PlanArgs, key_value};
@@ -25,8 +27,8 @@ enum Command {
     New(new::Args),
     /// Read a plan and its bundle, and say whether the plan can be run
     Check(Named),
-    /// Show stages, shapes, frames and cost of a plan without running it
-    Explain(Named),
+    /// Show stages, shapes, frames and cost of a plan without making its video
+    Explain(Explain),
 }
 
 #[derive(clap::Args)]
@@ -37,12 +39,29 @@ struct Named {
     cache: CacheArgs,
 }
 
+#[derive(clap::Args)]
+struct Explain {
+    #[command(flatten)]
+    named: Named,
+    /// Measure what its steps cost on this machine, and say what the plan will take; it is kept, and shown from then on
+    #[arg(long)]
+    measure: bool,
+    /// Most memory it may take, such as 6GB: says which smaller windows fit, and fails when none do
+    #[arg(long, value_name = "SIZE", value_parser = estimate::size)]
+    budget: Option<u64>,
+    /// Be the process that is measured
+    #[arg(long, hide = true, conflicts_with_all = ["measure", "budget"])]
+    trial: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
 /// Runs the command.
 pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     match args.command {
         Command::New(args) => new::run(args),
         Command::Check(args) => check(&args, out),
-        Command::Explain(args) => explain(&args, out),
+        Command::Explain(args) => explain(args, out),
     }
 }
 
@@ -52,8 +71,20 @@ fn check(args: &Named, out: Output) -> anyhow::Result<()> {
     out.result(&show::Checked { plan: plan.file, frames: layout.frames })
 }
 
-fn explain(args: &Named, out: Output) -> anyhow::Result<()> {
-    let (plan, bundle) = args.plan.open(&args.cache)?;
+fn explain(args: Explain, out: Output) -> anyhow::Result<()> {
+    let cache = &args.named.cache;
+    let (plan, bundle) = args.named.plan.open(cache)?;
     let layout = Layout::new(&plan, &bundle.manifest)?;
-    out.result(&show::Explained(Explanation::new(&plan, &layout)))
+    if args.trial {
+        return estimate::serve(&plan, &bundle, &args.engine.resolve()?);
+    }
+    let found = if args.measure || args.budget.is_some() {
+        Some(estimate::estimate(&plan, &bundle, &args.engine.resolve()?, cache, args.budget)?)
+    } else {
+        // An engine that is not there has measured nothing.
+        args.engine.resolve().ok().and_then(|engine| estimate::kept(&plan, &bundle, &engine, cache))
+    };
+    let explanation = Explanation::new(&plan, &layout);
+    let (estimate, changes) = found.map_or((None, vec![]), |found| (Some(found.estimate), found.changes));
+    out.result(&show::Explained { explanation, estimate, changes })
 }

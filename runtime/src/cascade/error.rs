@@ -53,9 +53,27 @@ pub enum CascadeError {
         /// What came.
         found: String,
     },
-    /// A number is infinite or not a number.
-    #[error("{place}{}: a number is not finite; run this bundle with 32-bit weights, or lower the guidance", at(*step))]
+    /// A network answered with a number that is infinite or not a number.
+    #[error(
+        "{place}{}: part `{part}` answered with a number that is not finite; take weights of 32 bits and an engine that \
+         computes in 32 bits, or look for a broken weight with `vldm verify`",
+        at(*step)
+    )]
     NotFinite {
+        /// Stage and unit.
+        place: Place,
+        /// Denoising step, counted from 1; 0 when the stage has none.
+        step: usize,
+        /// The part of the bundle.
+        part: String,
+    },
+    /// Every answer is finite, and what is made of them is not.
+    #[error(
+        "{place}{}: the sample outgrew its numbers, though every answer of the network is finite; lower the guidance, or \
+         set `guidance_rescale`, or take another `scheduler`",
+        at(*step)
+    )]
+    Overflow {
         /// Stage and unit.
         place: Place,
         /// Denoising step, counted from 1; 0 when the stage has none.

@@ -9,6 +9,7 @@
 //! the number of lanes.
 
 mod error;
+pub mod estimate;
 mod executor;
 pub mod explain;
 pub mod layout;

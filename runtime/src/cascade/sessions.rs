@@ -51,7 +51,7 @@ impl<'a> Sessions<'a> {
     /// that is known.
     ///
     /// # Errors
-    /// [`CascadeError::Part`] and [`CascadeError::Output`].
+    /// [`CascadeError::Part`], [`CascadeError::Output`] and [`CascadeError::NotFinite`].
     pub(super) fn call(
         &self,
         place: Place,
@@ -66,10 +66,15 @@ impl<'a> Sessions<'a> {
         let output = session.run(&known).map_err(fail)?.into_iter().next();
         let found = output.as_ref().map_or("nothing".to_owned(), Tensor::describe);
         let output = output.and_then(Tensor::into_f32).filter(|a| expected.is_none_or(|e| e == a.shape()));
-        output.ok_or_else(|| {
+        let output = output.ok_or_else(|| {
             let expected = expected.map_or("any shape".to_owned(), |e| format!("{e:?}"));
             CascadeError::Output { place, part: name.to_owned(), expected, found }
-        })
+        })?;
+        if output.iter().all(|x| x.is_finite()) {
+            Ok(output)
+        } else {
+            Err(CascadeError::NotFinite { place, step: 0, part: name.to_owned() })
+        }
     }
 
     fn get(&self, place: Place, name: &str) -> Result<Arc<dyn Session>, CascadeError> {

@@ -43,6 +43,8 @@ pub enum Source {
     Image,
     /// The noise that is added to the picture that conditions every frame.
     Picture,
+    /// The noise that is laid over the frames that a prediction chunk is shown.
+    Context,
 }
 
 impl Source {
@@ -55,6 +57,7 @@ impl Source {
             Source::Upsample => 4,
             Source::Image => 5,
             Source::Picture => 6,
+            Source::Context => 7,
         }
     }
 

@@ -1,11 +1,13 @@
 //! The denoising loop: from start noise to a clean window, one [`Step`] of a [`Table`] after the other.
 
+mod given;
 mod guidance;
 mod state;
 pub mod windows;
 
+use given::{each_seen, put_back};
 pub use guidance::{Branch, Guidance};
-use ndarray::{ArrayD, ArrayViewMutD, Axis, Slice, Zip};
+use ndarray::{ArrayD, Axis, Zip};
 use std::sync::Mutex;
 
 use crate::scheduler::{Step, Table};
@@ -14,8 +16,8 @@ use state::State;
 /// Why a window was not denoised.
 #[derive(Debug)]
 pub enum SampleError<E> {
-    /// The network failed.
-    Network(E),
+    /// The network failed at this step, counted from 1.
+    Network(usize, E),
     /// A number of the sample is infinite or not a number after this step, counted from 1.
     NotFinite(usize),
     /// [`Control::proceed`] said no.
@@ -39,6 +41,9 @@ pub trait Control: Sync {
 pub enum Replace {
     /// They are put back at the end.
     Final,
+    /// They are put back at the end, and frames between them move along: each takes its share of what the given frames
+    /// lack, linear from one to the next, and falling to zero beyond the window.
+    Spread,
     /// They are put back at the end and, noised to the step's level, before every step.
     EveryStep,
     /// Never.
@@ -93,7 +98,7 @@ pub fn denoise<E: Send>(
                     .for_each(|x, known, noise| *x = a * known + b * noise);
             });
         }
-        let answers = ask(step, &state.x, &branches, control, network).map_err(SampleError::Network)?;
+        let answers = ask(step, &state.x, &branches, control, network).map_err(|e| SampleError::Network(i + 1, e))?;
         let noise = step.draws().then(|| (window.step_noise)(draws));
         draws += usize::from(noise.is_some());
         state.advance(step, &guidance.combine(answers), noise.as_ref());
@@ -103,9 +108,7 @@ pub fn denoise<E: Send>(
         control.stepped();
     }
     let mut x = state.x;
-    if window.replace != Replace::None {
-        each_seen(&mut x, &window.seen, |mut frame, at| frame.assign(&window.known.slice_axis(Axis(1), at)));
-    }
+    put_back(&mut x, window);
     Ok(x)
 }
 
@@ -132,13 +135,6 @@ fn scaled(mut x: ArrayD<f32>, by: f64) -> ArrayD<f32> {
         x.mapv_inplace(|v| (f64::from(v) * by) as f32);
     }
     x
-}
-
-fn each_seen(x: &mut ArrayD<f32>, seen: &[bool], put: impl Fn(ArrayViewMutD<f32>, Slice)) {
-    for frame in (0..seen.len()).filter(|&frame| seen[frame]) {
-        let at = Slice::from(frame..=frame);
-        put(x.slice_axis_mut(Axis(1), at), at);
-    }
 }
 
 #[cfg(test)]
@@ -202,13 +198,33 @@ mod tests {
 
     #[test]
     fn given_frames_come_back_unless_asked_otherwise() {
-        for replace in [Replace::Final, Replace::EveryStep, Replace::None] {
+        for replace in [Replace::Final, Replace::Spread, Replace::EveryStep, Replace::None] {
             let w = window(&[true, false, false], replace);
             let g = Guidance::new(2.0, 1.0);
             let x = denoise(&table(4), &w, g, &Counting::default(), &fake).unwrap();
             let same = x.index_axis(Axis(1), 0) == w.known.index_axis(Axis(1), 0);
             assert_eq!(same, replace != Replace::None, "{replace:?}");
             assert!(x.index_axis(Axis(1), 1) != w.known.index_axis(Axis(1), 1));
+        }
+    }
+
+    #[test]
+    fn frames_between_given_ones_take_their_share_of_what_those_lack() {
+        let run = |replace| {
+            let w = window(&[true, false, false, false, true], replace);
+            (denoise(&table(4), &w, Guidance::NONE, &Counting::default(), &fake).unwrap(), w)
+        };
+        let ((left, w), (spread, _)) = (run(Replace::None), run(Replace::Spread));
+        for frame in 0..5 {
+            let share = frame as f32 / 4.0;
+            for at in [[0, frame, 0, 0, 0], [0, frame, 1, 2, 1]] {
+                let lack = |f: usize| {
+                    let at = [0, f, at[2], at[3], at[4]];
+                    w.known[at] - left[at]
+                };
+                let expected = left[at] + (1.0 - share) * lack(0) + share * lack(4);
+                assert!((spread[at] - expected).abs() < 1e-5, "frame {frame}");
+            }
         }
     }
 
@@ -247,6 +263,6 @@ mod tests {
         assert!(matches!(e, Err(SampleError::Stopped)) && stop.steps.into_inner() == 2);
         let fail = |_: Branch, _: &ArrayD<f32>, _: f64| -> Answer { Err("broken") };
         let e = denoise(&table(5), &window(&[false], Replace::Final), Guidance::NONE, &Counting::default(), &fail);
-        assert!(matches!(e, Err(SampleError::Network("broken"))));
+        assert!(matches!(e, Err(SampleError::Network(1, "broken"))));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use vldm_runtime::cascade::estimate::Estimate;
 use vldm_runtime::cascade::explain::Explanation;
 
 use crate::output::{bytes, seconds, table};
@@ -24,12 +25,21 @@ impl fmt::Display for Checked {
 
 /// What a plan will do, as a table.
 #[derive(Serialize)]
-#[serde(transparent)]
-pub struct Explained(pub Explanation);
+pub struct Explained {
+    /// Stages, frames, calls.
+    #[serde(flatten)]
+    pub explanation: Explanation,
+    /// What it will take here, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
+    /// Settings under which it fits into the budget.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
+}
 
 impl fmt::Display for Explained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let e = &self.0;
+        let e = &self.explanation;
         let head = ["stage", "part", "units", "frames", "call", "steps", "evaluations", "noise"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(e.stages.iter().map(|s| {
@@ -45,6 +55,19 @@ impl fmt::Display for Explained {
         let [height, width] = e.size;
         let (length, fps) = (seconds(e.seconds), e.fps);
         writeln!(f, "{} frames of {width}×{height}, {length} at {fps} a second, seed {}", e.frames, e.seed)?;
-        writeln!(f, "{} evaluations of networks", e.evaluations)
+        writeln!(f, "{} evaluations of networks", e.evaluations)?;
+        let Some(estimate) = &self.estimate else {
+            return writeln!(f, "`--measure` tells time, memory and disk on this machine");
+        };
+        let mut rows = vec![["stage", "on one lane", "adds to memory"].map(str::to_owned).to_vec()];
+        rows.extend(estimate.stages.iter().map(|s| vec![s.stage.clone(), seconds(s.seconds), bytes(s.memory)]));
+        writeln!(f, "\n{}\n", table(&rows))?;
+        let (time, disk) = (seconds(estimate.seconds), bytes(estimate.disk));
+        let memory = estimate.memory.map_or("unknown".to_owned(), bytes);
+        writeln!(f, "about {time}, {memory} of memory, {disk} on disk")?;
+        if !self.changes.is_empty() {
+            writeln!(f, "fits into the budget with --set {}", self.changes.join(" --set "))?;
+        }
+        Ok(())
     }
 }

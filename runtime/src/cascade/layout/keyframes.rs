@@ -1,6 +1,7 @@
 //! The stages that make key frames: the frame or picture they start from, the first window, prediction.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::super::plan::{NoiseRule, PlanError, Start, Weighting};
 use super::build::{Builder, F32, main_part};
@@ -15,6 +16,16 @@ fn weighting(w: Weighting) -> windows::Weighting {
         Weighting::Flat => windows::Weighting::Flat,
         Weighting::Pyramid => windows::Weighting::Pyramid,
         Weighting::DelayedReverseSawtooth => windows::Weighting::DelayedReverseSawtooth,
+    }
+}
+
+/// The key frames that the look of the chunk at `at` is kept near to: those of the first unit that showed the same.
+/// None for that unit itself.
+fn anchor(cues: &BTreeMap<usize, Cue>, at: usize, window: usize, fresh: usize) -> Range<usize> {
+    match cues.range(..=at).next_back() {
+        Some((&first, _)) if first == at => at..at,
+        Some((&first, _)) if first > 0 => first..first + fresh,
+        _ => 0..window,
     }
 }
 
@@ -193,7 +204,11 @@ impl Builder<'_> {
         let Some(p) = predict else { return Ok(cues) };
         for i in 0..p.chunks.len() {
             let at = window + i * fresh;
-            self.unit(i, vec![Span { stream, frames: at - p.context..at }], Span { stream, frames: at..at + fresh });
+            let mut reads = vec![Span { stream, frames: at - p.context..at }];
+            if p.drift_correction > 0.0 {
+                reads.push(Span { stream, frames: anchor(&cues.0, at, window, fresh) });
+            }
+            self.unit(i, reads, Span { stream, frames: at..at + fresh });
         }
         let guidance = Guidance::new(p.guidance, p.context_guidance);
         let table = self.latent_table("predict", p.steps, &p.scheduler)?;
@@ -204,5 +219,26 @@ impl Builder<'_> {
         let stage = Stage { kind: Kind::Predict, part, units, frames, shape, steps, evaluations, noise_bytes };
         self.stage(stage, table);
         Ok(cues)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::testing::{bundle, plan, whole};
+    use super::super::{Kind, Layout};
+
+    #[test]
+    fn chunks_are_kept_near_the_first_frames_that_show_the_same() {
+        let mut document = whole(4);
+        let predict = document["stages"].as_array_mut().unwrap().iter_mut().find(|s| s["op"] == "predict").unwrap();
+        predict["drift_correction"] = json!(0.5);
+        predict["chunks"] = json!([{}, {}, {"labels": {"night": 1}}, {}]);
+        let layout = Layout::new(&plan(&document), &bundle()).unwrap();
+        let chunks = layout.units.iter().filter(|u| layout.stages[u.stage].kind == Kind::Predict);
+        let anchors: Vec<_> = chunks.map(|u| u.reads.get(1).map(|span| span.frames.clone())).collect();
+        // Windows of 4, of which 2 are new: the third chunk changes a label, and is what the fourth is kept near to.
+        assert_eq!(anchors, [Some(0..4), Some(0..4), None, Some(8..10)]);
     }
 }

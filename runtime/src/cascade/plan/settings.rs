@@ -185,13 +185,15 @@ impl Default for Keyframes {
     }
 }
 
-/// What becomes of the frames a chunk is given.
+/// What becomes of the frames a chunk or a gap is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContextReplace {
     /// They are put back after the last step.
     #[default]
     Final,
+    /// They are put back after the last step, and the frames between and beyond them move along.
+    Spread,
     /// They are put back, noised to the step's level, before every step too.
     EveryStep,
     /// They are left as denoised. The video keeps the frames of the chunk before anyway.
@@ -227,6 +229,11 @@ pub struct Predict {
     pub context_guidance: f64,
     /// What becomes of the given frames.
     pub context_replace: ContextReplace,
+    /// Deviation of the noise that is laid over the given frames as the network sees them.
+    pub context_noise: f64,
+    /// How far mean and deviation of a chunk's latents are moved to those of the first frames under the same conditions:
+    /// 0 not at all, 1 all the way.
+    pub drift_correction: f64,
     /// Changes to the bundle's scheduler.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub scheduler: SchedulerKeys,
@@ -241,6 +248,8 @@ impl Default for Predict {
             guidance: 2.0,
             context_guidance: 1.0,
             context_replace: ContextReplace::Final,
+            context_noise: 0.0,
+            drift_correction: 0.0,
             scheduler: Map::new(),
         }
     }
@@ -255,6 +264,8 @@ pub struct Interpolate {
     pub guidance: f64,
     /// Weight of the two given frames; 1 switches guidance off.
     pub context_guidance: f64,
+    /// What becomes of the given frames.
+    pub context_replace: ContextReplace,
     /// Changes to the bundle's scheduler.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub scheduler: SchedulerKeys,
@@ -262,7 +273,13 @@ pub struct Interpolate {
 
 impl Default for Interpolate {
     fn default() -> Self {
-        Self { steps: 10, guidance: 1.0, context_guidance: 1.0, scheduler: Map::new() }
+        Self {
+            steps: 10,
+            guidance: 1.0,
+            context_guidance: 1.0,
+            context_replace: ContextReplace::Final,
+            scheduler: Map::new(),
+        }
     }
 }
 

@@ -6,11 +6,22 @@ use super::super::error::{CascadeError, Place};
 use super::super::plan::ContextReplace;
 use super::super::store::Frame;
 use super::sample::Job;
+use super::steady::steadied;
 use super::{Stages, one, sample_error, split};
 use crate::noise::{NoiseRule, Source};
 use crate::sampler::{Branch, Control, Guidance, Replace, Window, denoise};
 use crate::scheduler::Table;
 use crate::tensor::Tensor;
+
+/// What a plan says of given frames.
+fn replace(what: ContextReplace) -> Replace {
+    match what {
+        ContextReplace::Final => Replace::Final,
+        ContextReplace::Spread => Replace::Spread,
+        ContextReplace::EveryStep => Replace::EveryStep,
+        ContextReplace::None => Replace::None,
+    }
+}
 
 impl Stages<'_> {
     /// The guidance of the first window.
@@ -71,6 +82,7 @@ impl Stages<'_> {
             guidance: self.guidance(k.context_guidance),
             frames,
             replace: Replace::Final,
+            context_noise: 0.0,
             regime: None,
             picture,
             long: self.layout.long.as_ref(),
@@ -78,7 +90,8 @@ impl Stages<'_> {
         Ok(split(self.sample(place, &job, steps, control)?, 0..k.frames))
     }
 
-    /// A chunk: the frames before it are given, the rest of the window is new.
+    /// A chunk: the frames before it are given, the rest of the window is new. `inputs[1]`, when there, are the frames
+    /// whose look it is kept near to.
     pub(super) fn predict(
         &self,
         place: Place,
@@ -87,7 +100,7 @@ impl Stages<'_> {
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
         let (k, p) = (&self.plan.keyframes, self.plan.predict.clone().unwrap_or_default());
-        let given: Vec<_> = inputs.concat();
+        let given = inputs.first().cloned().unwrap_or_default();
         let mut frames: Vec<_> = given.into_iter().map(Some).collect();
         frames.resize(k.frames, None);
         let first_new = k.frames + place.unit * (k.frames - p.context);
@@ -97,16 +110,17 @@ impl Stages<'_> {
             cue: self.layout.cue_of(first_new),
             guidance: Guidance::new(p.guidance, p.context_guidance),
             frames,
-            replace: match p.context_replace {
-                ContextReplace::Final => Replace::Final,
-                ContextReplace::EveryStep => Replace::EveryStep,
-                ContextReplace::None => Replace::None,
-            },
+            replace: replace(p.context_replace),
+            context_noise: p.context_noise,
             regime: None,
             picture: None,
             long: None,
         };
-        Ok(split(self.sample(place, &job, steps, control)?, p.context..k.frames))
+        let new = split(self.sample(place, &job, steps, control)?, p.context..k.frames);
+        Ok(match inputs.get(1) {
+            Some(anchor) => steadied(new, anchor, p.drift_correction),
+            None => new,
+        })
     }
 
     /// The frames of one gap and its right end; the first gap keeps its left end too.
@@ -129,7 +143,8 @@ impl Stages<'_> {
             cue: self.layout.cue_of(right_keyframe),
             guidance: Guidance::new(settings.guidance, settings.context_guidance),
             frames,
-            replace: Replace::Final,
+            replace: replace(settings.context_replace),
+            context_noise: 0.0,
             regime: (regimes > 0).then(|| pass.min(regimes - 1)),
             picture: None,
             long: None,

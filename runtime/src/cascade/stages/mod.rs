@@ -5,6 +5,7 @@ mod keyframes;
 mod picture;
 mod sample;
 mod source;
+mod steady;
 mod tokens;
 mod upsample;
 mod video;
@@ -86,7 +87,7 @@ impl Work for Stages<'_> {
         if frames.iter().all(|frame| frame.iter().all(|x| x.is_finite())) {
             Ok(frames)
         } else {
-            Err(CascadeError::NotFinite { place, step: 0 })
+            Err(CascadeError::Overflow { place, step: 0 })
         }
     }
 }
@@ -125,8 +126,11 @@ fn one_i64(x: i64) -> Tensor {
 fn sample_error(place: Place, e: crate::sampler::SampleError<CascadeError>) -> CascadeError {
     use crate::sampler::SampleError;
     match e {
-        SampleError::Network(e) => e,
-        SampleError::NotFinite(step) => CascadeError::NotFinite { place, step },
+        SampleError::Network(step, CascadeError::NotFinite { place, part, .. }) => {
+            CascadeError::NotFinite { place, step, part }
+        }
+        SampleError::Network(_, e) => e,
+        SampleError::NotFinite(step) => CascadeError::Overflow { place, step },
         SampleError::Stopped => CascadeError::Cancelled,
     }
 }

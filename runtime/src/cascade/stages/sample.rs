@@ -27,6 +27,8 @@ pub(super) struct Job<'a> {
     /// Frames of the window; `None` where the given ones go.
     pub(super) frames: Vec<Option<Frame>>,
     pub(super) replace: Replace,
+    /// Deviation of the noise over given frames as the network sees them.
+    pub(super) context_noise: f64,
     pub(super) regime: Option<usize>,
     /// Latents of the picture that every frame is shown.
     pub(super) picture: Option<Frame>,
@@ -81,7 +83,7 @@ impl Stages<'_> {
         let known: Vec<Frame> = job.frames.iter().map(|f| f.clone().unwrap_or_else(|| blank.clone())).collect();
         let known = clip(stack(&known, self.latent()));
         let seen: Vec<bool> = job.frames.iter().map(Option::is_some).collect();
-        let given = Given::new(&known, &seen);
+        let given = Given::new(&self.shown(place, job, &known, &seen), &seen);
         let fixed = self.fixed_inputs(job);
         let control = Counted { control, steps: AtomicUsize::new(0) };
         let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
@@ -102,6 +104,19 @@ impl Stages<'_> {
         let step_noise = &|i| draws.step(i);
         let window = Window { noise, known, seen, replace: job.replace, step_noise };
         denoise(steps, &window, job.guidance, &control, &call).map_err(|e| sample_error(place, e))
+    }
+
+    /// The given frames as the network sees them.
+    fn shown(&self, place: Place, job: &Job, known: &ArrayD<f32>, seen: &[bool]) -> ArrayD<f32> {
+        let mut shown = known.clone();
+        if job.context_noise > 0.0 {
+            let noise = self.noise(Source::Context, place.unit as u64, known.shape()).start();
+            for frame in (0..seen.len()).filter(|&frame| seen[frame]) {
+                let noise = noise.index_axis(Axis(1), frame);
+                shown.index_axis_mut(Axis(1), frame).scaled_add(job.context_noise as f32, &noise);
+            }
+        }
+        shown
     }
 
     /// One answer of the network.

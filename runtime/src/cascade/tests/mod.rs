@@ -190,9 +190,9 @@ fn numbers_that_cannot_be_right_name_stage_unit_and_step() {
             Run { seen: Arc::new(Seen { nan: Some((part, call)), ..Seen::default() }), lanes: 1, ..Run::default() };
         run.go(&whole(1), &Silent).unwrap_err().to_string()
     };
-    assert!(nan("keyframes", 3).starts_with("keyframes, window 0, step 2: a number is not finite"));
-    assert!(nan("upsampler", 3).starts_with("upsample, window 1, step 1: "));
-    assert!(nan("decoder", 2).starts_with("decode, window 1: a number is not finite"));
+    assert!(nan("keyframes", 3).starts_with("keyframes, window 0, step 2: part `keyframes` answered with a number"));
+    assert!(nan("upsampler", 3).starts_with("upsample, window 1, step 1: part `upsampler` "));
+    assert!(nan("decoder", 2).starts_with("decode, window 1: part `decoder` answered with a number"));
 }
 
 /// Counts events; cancels after some of them.

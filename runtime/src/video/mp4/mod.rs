@@ -72,6 +72,9 @@ impl Format for Mp4 {
                 (spec.fps * SECONDS_BETWEEN_KEYS).ceil().max(1.0) as u32
             ))
             .scene_change_detect(false)
+            // It takes slow motion over a still ground for noise, and repeats the frame before.
+            .background_detection(false)
+            .adaptive_quantization(false)
             .num_threads(1)
             .vui(VuiConfig::bt709());
         let encoder = Encoder::with_api_config(OpenH264API::from_source(), config);

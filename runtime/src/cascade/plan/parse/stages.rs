@@ -174,8 +174,12 @@ fn start(o: &mut Object) -> Result<Start, PlanError> {
     }
 }
 
-const REPLACE: &[(&str, ContextReplace)] =
-    &[("final", ContextReplace::Final), ("every_step", ContextReplace::EveryStep), ("none", ContextReplace::None)];
+const REPLACE: &[(&str, ContextReplace)] = &[
+    ("final", ContextReplace::Final),
+    ("spread", ContextReplace::Spread),
+    ("every_step", ContextReplace::EveryStep),
+    ("none", ContextReplace::None),
+];
 
 pub(super) fn predict(o: &mut Object, window: usize) -> Result<Predict, PlanError> {
     let d = Predict::default();
@@ -205,6 +209,8 @@ pub(super) fn predict(o: &mut Object, window: usize) -> Result<Predict, PlanErro
         guidance: guidance(o, "guidance", d.guidance)?,
         context_guidance: guidance(o, "context_guidance", d.context_guidance)?,
         context_replace: o.word("context_replace", REPLACE, d.context_replace)?,
+        context_noise: o.number("context_noise", 0.0..=1.0, d.context_noise)?,
+        drift_correction: o.number("drift_correction", 0.0..=1.0, d.drift_correction)?,
         scheduler: scheduler(o)?,
     })
 }
@@ -215,6 +221,7 @@ pub(super) fn interpolate(o: &mut Object) -> Result<Interpolate, PlanError> {
         steps: steps(o, d.steps)?,
         guidance: guidance(o, "guidance", d.guidance)?,
         context_guidance: guidance(o, "context_guidance", d.context_guidance)?,
+        context_replace: o.word("context_replace", REPLACE, d.context_replace)?,
         scheduler: scheduler(o)?,
     })
 }
