@@ -12,6 +12,7 @@ mod optimize;
 mod parity;
 mod pipelines;
 mod python;
+mod tensorrt;
 mod tokenizer;
 mod upscale;
 mod verify;

@@ -121,3 +121,9 @@ fn python_accepts_and_runs_stable_video_diffusion() {
     python_agrees_on("svd");
     python_agrees_on("svd-short");
 }
+
+#[test]
+fn python_accepts_and_runs_single_files_of_original_key_names() {
+    python_agrees_on("ldm1");
+    python_agrees_on("ldm2");
+}

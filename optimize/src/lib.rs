@@ -3,6 +3,9 @@
 //! [`optimize`] runs the recipe of a [`Target`]: the rules of [`rules::RULES`], each in a file of its own, until none
 //! finds anything more to do.
 //!
+//! Two passes are not rules, because they change what a caller gets: [`pin()`] makes open sizes numbers, [`half()`] computes in
+//! half precision.
+//!
 //! What sets a denoising network apart is the loop around it. [`binding`] tells from the graph alone when each value is
 //! known: once a window, once a guidance branch, once a timestep, or only with the latents. [`mod@split`] cuts the network
 //! along these times into graphs that run that often and no more; [`cost`] counts what that saves.
@@ -12,6 +15,8 @@ mod check;
 pub mod cost;
 mod edit;
 mod extract;
+pub mod half;
+pub mod pin;
 mod recipe;
 mod rule;
 pub mod rules;
@@ -22,6 +27,8 @@ pub use binding::{Binding, Bindings, Times};
 pub use check::CheckError;
 pub use cost::Cost;
 pub use edit::Edit;
+pub use half::half;
+pub use pin::pin;
 pub use recipe::{OptimizeError, Options, Report, RuleReport, optimize, recipe};
 pub use rule::{Outcome, Refusal, Rule};
 pub use split::{Phase, Split, split};

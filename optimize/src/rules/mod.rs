@@ -1,22 +1,32 @@
 //! The rules, one file each. Their order is that of the recipe.
 
+mod channels_last;
 mod constants;
 mod dead;
 mod duplicates;
+mod inline;
 mod layout;
 mod no_ops;
 mod shapes;
+mod single_token;
 #[cfg(test)]
 mod testing;
+mod transposes;
 
 use crate::rule::Rule;
 use crate::target::Target;
 
 const ALL: &[Target] = &Target::ALL;
+/// What NVIDIA's compiler makes fewer kernels of, found by asking it: `docs/tensorrt.md`.
+const TENSORRT: &[Target] = &[Target::TensorRt];
 
 /// Every rule with the targets whose recipes have it. **READ FIRST**: this is all that `vldm optimize` does to a graph.
 pub const RULES: &[(&dyn Rule, &[Target])] = &[
     (&dead::Dead, ALL),
+    (&inline::Inline, TENSORRT),
+    (&single_token::SingleToken, TENSORRT),
+    (&channels_last::ChannelsLast, TENSORRT),
+    (&transposes::SinkTransposes, TENSORRT),
     (&shapes::FoldShapes, ALL),
     (&constants::FoldConstants, ALL),
     (&no_ops::NoOps, ALL),

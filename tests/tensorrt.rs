@@ -1,0 +1,182 @@
+//! Every part of every family through NVIDIA's compiler, which needs no GPU, and the forms written for it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use vldm_graphs::ir::{Dim, Graph};
+use vldm_graphs::onnx;
+use vldm_optimize::{Options, Report, Target, half, optimize, pin};
+use vldm_runtime::{LoadOptions, Session};
+use vldm_tests::golden::{Case, cases};
+use vldm_tests::tolerance::{self, relative_error};
+use vldm_tests::{bundle, fixture, python};
+
+use crate::parity::engines;
+
+/// Exported sets, which together hold every part of every family. Original layouts make the same graphs.
+const SETS: &[&str] = &[
+    "demo",
+    "tiny",
+    "sd1",
+    "svd",
+    "modelscope",
+    "animatediff",
+    "animatediff-adapter",
+    "x4",
+    "x4-video",
+    "lavie",
+    "videocrafter1",
+    "videocrafter2",
+];
+
+fn parts(bundle: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(bundle).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "onnx"));
+    files.sort();
+    files
+}
+
+/// The compiler's report of `models`; each must compile.
+fn compiled(models: &[Value]) -> Option<Vec<Value>> {
+    let scratch = tempfile::tempdir().unwrap();
+    let job = scratch.path().join("job.json");
+    fs::write(&job, Value::from(models).to_string()).unwrap();
+    let Value::Array(reports) = python::compile(&job)? else { panic!("the report is no list") };
+    assert_eq!(reports.len(), models.len());
+    for report in &reports {
+        assert!(report.get("error").is_none(), "{}: {}", report["name"], report["error"]);
+        assert!(report["kernels"].as_u64().unwrap() > 0, "{report}");
+    }
+    Some(reports)
+}
+
+/// The graph in the forms of the target, with these sizes fixed.
+fn lowered(graph: &Graph, sizes: &[(&str, usize)]) -> (Graph, Report) {
+    let sizes: BTreeMap<String, usize> = sizes.iter().map(|&(name, n)| (name.to_owned(), n)).collect();
+    let mut graph = graph.clone();
+    pin(&mut graph, &sizes).unwrap();
+    optimize(&graph, &Options::new(Target::TensorRt)).unwrap()
+}
+
+fn applied(report: &Report, rule: &str) -> usize {
+    report.rules.iter().find(|r| r.name == rule).unwrap().applied
+}
+
+#[test]
+fn nvidias_compiler_accepts_every_part_of_every_family() {
+    let mut models = Vec::new();
+    for set in SETS {
+        for file in parts(&bundle::of(set)) {
+            let name = format!("{set}/{}", file.file_stem().unwrap().to_string_lossy());
+            models.push(json!({ "name": name, "file": file, "sizes": { "frames": 4, "height": 16, "width": 16 } }));
+        }
+    }
+    assert!(models.len() > SETS.len() * 2, "{}", models.len());
+    compiled(&models);
+}
+
+/// Whether a case has the sizes that a graph was lowered for.
+fn fits(graph: &Graph, case: &Case) -> bool {
+    graph.inputs.iter().all(|&id| {
+        let value = graph.value(id);
+        let Some((_, given)) = case.inputs.iter().find(|(name, _)| *name == value.name) else { return true };
+        let dims = &value.ty.as_ref().unwrap().shape.0;
+        dims.iter().zip(given.shape()).all(|(d, &n)| d.as_fixed().is_none_or(|d| d == n))
+    })
+}
+
+/// Cosine of the angle between two answers.
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn check(session: &dyn Session, case: &Case, limit: f32) {
+    let inputs: Vec<(&str, &vldm_runtime::Tensor)> = case.inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
+    let outputs = session.run(&inputs).unwrap_or_else(|e| panic!("{} {}: {e}", case.part, case.name));
+    for (port, value) in session.outputs().iter().zip(&outputs) {
+        let (_, expected) = case.outputs.iter().find(|(name, _)| *name == port.name).unwrap();
+        let got = value.as_f32().unwrap();
+        let error = relative_error(got, expected);
+        let cosine = cosine(got.as_slice().unwrap(), &expected.iter().copied().collect::<Vec<_>>());
+        eprintln!("{:<16} {:<16} {error:.2e}, cosine 1 - {:.1e}", case.part, case.name, 1.0 - cosine);
+        assert!(error <= limit, "{} {} {}: relative error {error:.2e}", case.part, case.name, port.name);
+    }
+}
+
+/// Every part of a set in the forms of the target, on ONNX Runtime, against PyTorch in single precision.
+fn agrees(set: &str, sizes: &[(&str, usize)], in_half: bool, limit: f32) {
+    let Some((backend, options)) = engines(false).into_iter().find(|(b, _)| b.name() == "ort") else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("bundle");
+    fixture::copy_folder(&bundle::of(set), &folder);
+    for file in parts(&folder) {
+        let part = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let graph = onnx::read(&file).unwrap();
+        let open = |name: &str| {
+            let has = |d: &Dim| d.as_symbol() == Some(name);
+            graph.inputs.iter().any(|&id| graph.value(id).ty.as_ref().is_some_and(|ty| ty.shape.0.iter().any(has)))
+        };
+        let sizes: Vec<(&str, usize)> = sizes.iter().copied().filter(|(name, _)| open(name)).collect();
+        let (mut graph, _) = lowered(&graph, &sizes);
+        if in_half {
+            graph = half(&graph).unwrap().0;
+        }
+        assert!(graph.functions.is_empty());
+        onnx::write(&graph, &file).unwrap();
+        let session = backend.load(&file, &LoadOptions { kernels: false, ..options.clone() }).unwrap();
+        for case in cases(set).iter().filter(|c| c.part == part && fits(&graph, c)) {
+            check(session.as_ref(), case, limit);
+        }
+    }
+}
+
+const ALL: &[(&str, &[(&str, usize)])] = &[
+    ("tiny", &[]),
+    ("sd1", &[]),
+    ("svd", &[("tokens", 1)]),
+    ("modelscope", &[]),
+    ("animatediff", &[]),
+    ("x4-video", &[]),
+    ("lavie", &[]),
+    ("videocrafter1", &[]),
+    ("videocrafter2", &[]),
+];
+
+#[test]
+fn graphs_in_the_forms_of_tensorrt_agree_with_pytorch() {
+    for (set, sizes) in ALL {
+        agrees(set, sizes, false, tolerance::F32);
+    }
+}
+
+#[test]
+fn graphs_in_half_precision_agree_with_pytorch_in_single() {
+    for (set, sizes) in ALL {
+        agrees(set, sizes, true, tolerance::F16);
+    }
+}
+
+#[test]
+fn cross_attention_to_one_picture_is_a_row() {
+    let graph = onnx::read(&bundle::of("svd").join("keyframes.onnx")).unwrap();
+    let softmaxes = |g: &Graph| g.op_counts().get("Softmax").copied().unwrap_or(0);
+    let (open, report) = lowered(&graph, &[]);
+    assert_eq!(applied(&report, "single-token"), 0);
+    let (one, report) = lowered(&graph, &[("tokens", 1)]);
+    assert_eq!(softmaxes(&one), softmaxes(&open) - applied(&report, "single-token"));
+    assert_eq!(softmaxes(&one) * 2, softmaxes(&open));
+}
+
+#[test]
+fn lowering_or_halving_twice_changes_nothing() {
+    for (set, sizes) in [("svd", &[("tokens", 1)][..]), ("animatediff", &[])] {
+        let graph = onnx::read(&bundle::of(set).join("keyframes.onnx")).unwrap();
+        let (once, _) = lowered(&graph, sizes);
+        assert_eq!(lowered(&once, &[]).0, once);
+        let (halved, _) = half(&once).unwrap();
+        assert_eq!(half(&halved).unwrap().0, halved);
+    }
+}
