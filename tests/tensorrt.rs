@@ -15,21 +15,9 @@ use vldm_tests::{bundle, fixture, python};
 
 use crate::parity::engines;
 
-/// Exported sets, which together hold every part of every family. Original layouts make the same graphs.
-const SETS: &[&str] = &[
-    "demo",
-    "tiny",
-    "sd1",
-    "svd",
-    "modelscope",
-    "animatediff",
-    "animatediff-adapter",
-    "x4",
-    "x4-video",
-    "lavie",
-    "videocrafter1",
-    "videocrafter2",
-];
+/// Exported sets with parts of every kind: image and clip networks, encoders and decoders, text and picture encoders, long clips.
+/// `docs/tensorrt.md` has the command for all of them.
+const SETS: &[&str] = &["demo", "svd", "animatediff"];
 
 fn parts(bundle: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(bundle).unwrap().map(|e| e.unwrap().path()).collect();
@@ -65,7 +53,7 @@ fn applied(report: &Report, rule: &str) -> usize {
 }
 
 #[test]
-fn nvidias_compiler_accepts_every_part_of_every_family() {
+fn nvidias_compiler_accepts_every_kind_of_part() {
     let mut models = Vec::new();
     for set in SETS {
         for file in parts(&bundle::of(set)) {

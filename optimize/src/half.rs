@@ -78,9 +78,9 @@ fn dtypes(graph: &Graph) -> Vec<Option<DType>> {
             Op::ShapeOf(_) => Some(DType::I64),
             Op::Constant(c) => Some(c.info().ty.dtype),
             Op::ConstantOfShape(c) => Some(c.value.dtype),
-            Op::Binary(Binary(BinaryKind::Equal | BinaryKind::Greater | BinaryKind::Less | BinaryKind::LessOrEqual)) => {
-                Some(DType::Bool)
-            }
+            Op::Binary(Binary(
+                BinaryKind::Equal | BinaryKind::Greater | BinaryKind::Less | BinaryKind::LessOrEqual,
+            )) => Some(DType::Bool),
             Op::Where(_) => of(1),
             Op::Call(_) => None,
             _ => of(0),
@@ -101,9 +101,8 @@ fn reason(node: &Node, types: &[Option<DType>]) -> Option<(&'static str, bool)> 
         Op::Cast(cast) if !cast.to.is_float() && node.inputs.iter().any(float) => Some(("it becomes an integer", true)),
         Op::Cast(_) => Some(("it is a conversion", false)),
         Op::Constant(_) | Op::ConstantOfShape(_) => Some(("it is a constant", false)),
-        Op::Unary(Unary(UnaryKind::Exp | UnaryKind::Log | UnaryKind::Reciprocal)) | Op::Binary(Binary(BinaryKind::Pow)) => {
-            Some(("its result may be out of range", false))
-        }
+        Op::Unary(Unary(UnaryKind::Exp | UnaryKind::Log | UnaryKind::Reciprocal))
+        | Op::Binary(Binary(BinaryKind::Pow)) => Some(("its result may be out of range", false)),
         Op::Call(_) => Some(("its meaning lies in an engine", false)),
         _ => None,
     }
@@ -267,7 +266,8 @@ mod tests {
 
     fn node(g: &mut Graph, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
         let out = g.add_value(format!("v{}", g.values().len()), None);
-        let (name, op, inputs) = (format!("n{}", g.nodes().len()), op.into(), inputs.iter().copied().map(Some).collect());
+        let (name, op, inputs) =
+            (format!("n{}", g.nodes().len()), op.into(), inputs.iter().copied().map(Some).collect());
         g.add_node(Node { name, op, inputs, outputs: vec![Some(out)], attribute_refs: vec![] });
         out
     }

@@ -44,7 +44,9 @@ fn transpose_pictures(graph: &mut Graph) -> usize {
         let maker = node.inputs.first().copied().flatten().and_then(|id| makers.get(&id)).map(|&i| &nodes[i]);
         let replaced = maker.and_then(|maker| match (&maker.op, &node.op) {
             (Op::Reshape(_), Op::Transpose(t)) if t.perm == [0, 2, 1] => to_tokens(graph, maker, node),
-            (Op::Transpose(t), Op::Reshape(_)) if t.perm == [0, 2, 1] => to_picture(graph, maker, node, &nodes, &makers),
+            (Op::Transpose(t), Op::Reshape(_)) if t.perm == [0, 2, 1] => {
+                to_picture(graph, maker, node, &nodes, &makers)
+            }
             _ => None,
         });
         match replaced {
@@ -77,7 +79,8 @@ fn to_tokens(graph: &mut Graph, reshape: &Node, transpose: &Node) -> Option<Vec<
     }
     let channels = from[1].as_fixed()?;
     let name = &transpose.name;
-    let target = graph.add_initializer(format!("{name}/tokens"), Initializer::from_i64(&[3], &[0, -1, channels as i64]));
+    let target =
+        graph.add_initializer(format!("{name}/tokens"), Initializer::from_i64(&[3], &[0, -1, channels as i64]));
     let last = graph.add_value(format!("{name}:channels_last"), None);
     Some(vec![
         unary(format!("{name}/Transpose"), Transpose { perm: vec![0, 2, 3, 1] }, &[picture], last),
@@ -101,24 +104,25 @@ fn to_picture(
     let channels = i64::try_from(from[2].as_fixed()?).ok()?;
     let name = &reshape.name;
     let mut made = Vec::new();
-    let target = match graph.initializers.get(&target).map(Initializer::as_i64) {
-        Some(sizes) => {
-            let [n, _, h, w] = sizes?.try_into().ok()?;
-            graph.add_initializer(format!("{name}/channels_last"), Initializer::from_i64(&[4], &[n, h, w, channels]))
+    let target = if let Some(sizes) = graph.initializers.get(&target).map(Initializer::as_i64) {
+        let [n, _, h, w] = sizes?.try_into().ok()?;
+        // A zero means the size at its own place, which is another one here.
+        if h == 0 || w == 0 {
+            return None;
         }
-        None => {
-            // Computed sizes, put together in order: a zero, which means the size at its own place, may stand first alone.
-            let Op::Concat(_) = nodes[*makers.get(&target)?].op else { return None };
-            let parts = &nodes[*makers.get(&target)?].inputs;
-            let second = graph.initializers.get(&parts.get(1).copied()??)?.as_i64()?;
-            if parts.len() != 4 || second != [channels] {
-                return None;
-            }
-            let order = graph.add_initializer(format!("{name}/order"), Initializer::from_i64(&[4], &[0, 2, 3, 1]));
-            let sizes = graph.add_value(format!("{name}/sizes"), None);
-            made.push(unary(format!("{name}/Gather"), Gather { axis: 0 }, &[target, order], sizes));
-            sizes
+        graph.add_initializer(format!("{name}/channels_last"), Initializer::from_i64(&[4], &[n, h, w, channels]))
+    } else {
+        // Computed sizes, put together in order: a zero may stand first alone.
+        let Op::Concat(_) = nodes[*makers.get(&target)?].op else { return None };
+        let parts = &nodes[*makers.get(&target)?].inputs;
+        let second = graph.initializers.get(&parts.get(1).copied()??)?.as_i64()?;
+        if parts.len() != 4 || second != [channels] {
+            return None;
         }
+        let order = graph.add_initializer(format!("{name}/order"), Initializer::from_i64(&[4], &[0, 2, 3, 1]));
+        let sizes = graph.add_value(format!("{name}/sizes"), None);
+        made.push(unary(format!("{name}/Gather"), Gather { axis: 0 }, &[target, order], sizes));
+        sizes
     };
     let last = graph.add_value(format!("{name}:channels_last"), None);
     made.push(unary(format!("{name}/Reshape"), Reshape, &[tokens, target], last));

@@ -155,7 +155,8 @@ impl Look<'_> {
             let next = self.next(at).ok_or(used)?;
             let own = self.dims(id).ok_or("the shape of its result is not known")?;
             if self.is(next, "Reshape") && reshape.is_none() {
-                let to = self.output(next).and_then(|id| self.dims(id)).ok_or("the shape of its result is not known")?;
+                let to =
+                    self.output(next).and_then(|id| self.dims(id)).ok_or("the shape of its result is not known")?;
                 let rows = to.len() == 3 || (to.len() == 4 && to[0] == own[0]);
                 if !rows || to.last() != own.last() || to.last().is_none_or(|d| d.as_fixed().is_none()) {
                     return Err("its result is reshaped to something else than frames of tokens");
@@ -200,7 +201,13 @@ fn spread(graph: &mut Graph, reshape: &mut Node, from: &Shape, to: &Shape) -> Ve
     let mut emit = |graph: &mut Graph, what: &str, op: Op, inputs: &[ValueId]| {
         let out = graph.add_value(format!("{name}/{what}:out"), None::<TensorType>);
         let inputs = inputs.iter().copied().map(Some).collect();
-        made.push(Node { name: format!("{name}/{what}"), op, inputs, outputs: vec![Some(out)], attribute_refs: vec![] });
+        made.push(Node {
+            name: format!("{name}/{what}"),
+            op,
+            inputs,
+            outputs: vec![Some(out)],
+            attribute_refs: vec![],
+        });
         out
     };
     let count = times.as_ref().and_then(|d| size_of(graph, d));
@@ -225,4 +232,63 @@ fn size_of(graph: &mut Graph, dim: &Dim) -> Option<(ValueId, Option<i64>)> {
         let at = graph.value(id).ty.as_ref()?.shape.0.iter().position(|d| d == dim)?;
         Some((id, Some(at as i64)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use vldm_graphs::ops::{BinaryKind, MatMul, Softmax, Transpose};
+
+    use super::super::testing::Draft;
+    use super::*;
+    use crate::check::check;
+    use crate::edit::sweep;
+
+    /// Attention of `[2, 6, 4]` queries in two heads to `tokens` values, added to tokens.
+    fn attention(tokens: usize, same: bool) -> Draft {
+        let mut d = Draft::new();
+        let (q, v) = (d.input("q", &[2, 6, 4]), d.input("v", &[2, tokens, 4]));
+        let residual = d.input("x", if same { &[2, 6, 4] } else { &[1, 1, 4] });
+        let weight = d.floats(&[4, 4], &[1.0; 16]);
+        let heads = d.ints(&[0, 0, 2, 2]);
+        let split = |d: &mut Draft, x, perm: &[i64]| {
+            let x = d.node(Reshape, &[x, heads]);
+            d.node(Transpose { perm: perm.to_vec() }, &[x])
+        };
+        let (a, k, b) =
+            (split(&mut d, q, &[0, 2, 1, 3]), split(&mut d, v, &[0, 2, 3, 1]), split(&mut d, v, &[0, 2, 1, 3]));
+        let scores = d.node(MatMul, &[a, k]);
+        let weights = d.node(Softmax { axis: -1 }, &[scores]);
+        let y = d.node(MatMul, &[weights, b]);
+        let y = d.node(Transpose { perm: vec![0, 2, 1, 3] }, &[y]);
+        let join = d.ints(&[0, 0, 4]);
+        let y = d.node(Reshape, &[y, join]);
+        let y = d.node(MatMul, &[y, weight]);
+        let y = d.binary(BinaryKind::Add, residual, y);
+        d.output(y);
+        d
+    }
+
+    #[test]
+    fn attention_to_one_token_adds_its_value() {
+        let mut d = attention(1, true);
+        assert_eq!(SingleToken.apply(&mut d.graph).applied, 1);
+        sweep(&mut d.graph);
+        check(&d.graph).unwrap();
+        let words: Vec<String> = d.graph.nodes().iter().map(|n| n.op.to_string()).collect();
+        assert_eq!(words, ["MatMul", "Add"]);
+    }
+
+    #[test]
+    fn two_tokens_are_attended_to() {
+        let mut d = attention(2, true);
+        assert_eq!(SingleToken.apply(&mut d.graph), Outcome::default());
+    }
+
+    #[test]
+    fn a_result_that_spreads_what_it_is_added_to_stays() {
+        let mut d = attention(1, false);
+        let outcome = SingleToken.apply(&mut d.graph);
+        assert_eq!((outcome.applied, outcome.refused.len()), (0, 1));
+        assert_eq!(outcome.refused[0].reason, "it is not added to tokens of the same shape");
+    }
 }

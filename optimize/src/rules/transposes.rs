@@ -88,7 +88,8 @@ impl Sink<'_> {
     fn node(&mut self, node: Node) {
         match (&node.op, node.inputs.as_slice(), node.outputs.as_slice()) {
             (Op::Transpose(t), &[Some(x)], &[Some(y)])
-                if !self.constants.contains(&x) && node.attribute_refs.is_empty() => {
+                if !self.constants.contains(&x) && node.attribute_refs.is_empty() =>
+            {
                 let (from, perm) = match self.moved.get(&x) {
                     Some(m) => {
                         self.outcome.applied += 1;
@@ -173,9 +174,12 @@ impl Sink<'_> {
     }
 
     fn transpose(&mut self, from: ValueId, perm: Vec<i64>, ty: Option<TensorType>, into: Option<ValueId>) -> ValueId {
-        // Values are never taken away while the pass runs: their number makes the name unique.
-        let name = format!("{}/Transpose_{}", self.graph.value(from).name, self.graph.values().len());
-        let to = into.unwrap_or_else(|| self.graph.add_value(format!("{name}:out"), ty));
+        let to = into.unwrap_or_else(|| {
+            // Values are never taken away while the pass runs: their number makes the name unique.
+            let name = format!("{}:turned_{}", self.graph.value(from).name, self.graph.values().len());
+            self.graph.add_value(name, ty)
+        });
+        let name = format!("{}/Transpose", self.graph.value(to).name);
         let op = Op::from(Transpose { perm });
         self.nodes.push(Node { name, op, inputs: vec![Some(from)], outputs: vec![Some(to)], attribute_refs: vec![] });
         to
