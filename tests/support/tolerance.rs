@@ -6,9 +6,9 @@ use ndarray::ArrayD;
 pub const F32: f32 = 1e-4;
 
 /// Largest error of a float16 network against the float32 one, relative to the largest value of the expected output. One
-/// rounding is 5e-4, a network some hundred roundings deep, and its largest error grows with their square root; measured are up to 1e-2
-/// in the small random networks of the tests, with a cosine of 1 − 2e-5.
-pub const F16: f32 = 2e-2;
+/// rounding is 5e-4 and a network some hundred roundings deep; in the random networks of the tests 2e-2 is the worst of all
+/// families, at a cosine of 1 − 9e-5, and 7e-3 is usual.
+pub const F16: f32 = 3e-2;
 
 /// Least peak signal-to-noise ratio of a frame against the reference's, in decibels.
 pub const FRAME_PSNR: f64 = 45.0;
