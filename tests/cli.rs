@@ -160,7 +160,7 @@ fn a_checkpoint_is_exported_on_the_way_once() {
 
 #[test]
 fn the_plans_of_the_demo_fit_it() {
-    for (plan, frames) in [("drive", 113), ("long-drive", 497), ("scenario", 401), ("enlarge", 24)] {
+    for (plan, frames) in [("drive", 113), ("long-drive", 497), ("scenario", 401), ("enlarge", 24), ("smooth", 93)] {
         let checked = vldm(["--json", "plan", "check", &format!("demo/plans/{plan}.json")]).expect(0).json();
         assert!(checked["frames"].as_u64().unwrap() >= frames, "{checked}");
     }

@@ -75,6 +75,35 @@ fn an_mp4_is_near_its_frames_and_can_be_enlarged_by_a_plan() {
 }
 
 #[test]
+fn frames_are_made_between_those_of_a_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let plans = vldm_tests::root().join("demo/plans");
+    let cut = json!({"version": 1, "bundle": bundle::of("demo"), "stages": [
+        {"op": "source", "file": plans.join("small.mp4")}, {"op": "video"}]});
+    fs::write(at("cut.json"), cut.to_string()).unwrap();
+    vldm(["run", text(&at("cut.json")), "-o", text(&at("all"))]).expect(0);
+    let mut files: Vec<_> = fs::read_dir(at("all")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 24);
+    files[3..].iter().for_each(|file| fs::remove_file(file).unwrap());
+    let fill = json!({"version": 1, "bundle": bundle::of("demo"), "stages": [
+        {"op": "source", "file": "all"}, {"op": "interpolate", "steps": 4, "context_replace": "spread"},
+        {"op": "decode"}, {"op": "video"}]});
+    fs::write(at("fill.json"), fill.to_string()).unwrap();
+    vldm(["run", text(&at("fill.json")), "-o", text(&at("filled"))]).expect(0);
+    let found = vldm(["--json", "measure", text(&at("filled")), "--period", "4"]).expect(0).json();
+    assert_eq!(found["frames"], 9);
+    // What was given is still there, as far as the autoencoder keeps it.
+    for i in [0, 4, 8] {
+        fs::rename(at(&format!("filled/{i:05}.png")), at(&format!("given-{i}.png"))).unwrap();
+        let found = vldm(["--json", "measure", text(&at(&format!("given-{i}.png"))), "--against", text(&files[i / 4])]);
+        let psnr = found.expect(0).json()["against"]["pairs"]["psnr"].as_f64().unwrap();
+        assert!(psnr > 22.0, "frame {i}: {psnr:.1} dB");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("a.mp4");

@@ -35,8 +35,10 @@ pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError
     let ((cues, none), small, fps) = match &plan.source {
         Some(source) => {
             let cues = needs.cues(plan, bundle, |_| 0)?;
-            let (windows, fps) = b.source(source)?;
-            (cues, windows, fps.unwrap_or(bundle.cascade.key_fps))
+            let (windows, fps) = b.source(source, needs)?;
+            let fps = fps.unwrap_or(bundle.cascade.key_fps);
+            let (windows, fps) = if plan.interpolate.is_empty() { (windows, fps) } else { b.filled(fps)? };
+            (cues, windows, fps)
         }
         None => b.made(needs)?,
     };
@@ -67,7 +69,9 @@ fn pipeline(plan: &Plan) -> Result<(), PlanError> {
 
 /// What the networks of the plan want to be shown.
 fn needs(plan: &Plan, bundle: &Manifest) -> Needs {
-    let names = [plan.source.is_none().then(|| main_part(bundle)), plan.upsample.as_ref().map(|_| "upsampler")];
+    let between = plan.interpolate.first().map(|_| "interpolate");
+    let first = if plan.source.is_none() { Some(main_part(bundle)) } else { between };
+    let names = [first, plan.upsample.as_ref().map(|_| "upsampler")];
     let parts = names.into_iter().flatten().filter_map(|name| bundle.parts.get(name));
     parts.map(|part| Needs::of(part, bundle)).reduce(Needs::or).unwrap_or_default()
 }
@@ -104,9 +108,15 @@ fn set_needed(layout: &mut Layout) {
 impl Builder<'_> {
     /// Frames by networks: what they show, how they are cut into windows, and how many a second there are.
     fn made(&mut self, needs: Needs) -> Result<(Cues, Windows, f64), PlanError> {
-        let (plan, cascade) = (self.plan, &self.bundle.cascade);
         let start = self.start(needs)?;
         let cues = self.keyframes(start, needs)?;
+        let (windows, fps) = self.filled(self.bundle.cascade.key_fps)?;
+        Ok((cues, windows, fps))
+    }
+
+    /// Frames between the frames of the last stream, which come at `fps`, all of them decoded.
+    fn filled(&mut self, fps: f64) -> Result<(Windows, f64), PlanError> {
+        let (plan, cascade) = (self.plan, &self.bundle.cascade);
         for pass in 0..plan.interpolate.len() {
             self.interpolate(pass)?;
         }
@@ -116,7 +126,7 @@ impl Builder<'_> {
             return Err(plan.error("stages", expected, format!("{frames} frames")));
         }
         let factor = cascade.interpolation.as_ref().map_or(1, |i| i.factor) as f64;
-        Ok((cues, self.decode()?, cascade.key_fps * factor.powi(plan.interpolate.len() as i32)))
+        Ok((self.decode()?, fps * factor.powi(plan.interpolate.len() as i32)))
     }
 
     /// Frames and `[channels, height, width]` of a stream.

@@ -151,7 +151,7 @@ impl Plan {
         }
         stages.extend(self.predict.as_ref().map(|s| stage("predict", s)));
         stages.extend(self.interpolate.iter().map(|s| stage("interpolate", s)));
-        if self.source.is_none() {
+        if self.source.is_none() || !self.interpolate.is_empty() {
             stages.push(stage("decode", &self.decode));
         }
         stages.extend(self.upsample.as_ref().map(|s| stage("upsample", s)));

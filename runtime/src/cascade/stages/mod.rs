@@ -69,7 +69,7 @@ impl Work for Stages<'_> {
         let frames = match place.kind {
             Kind::Image => self.image(place, Source::Image, steps, control),
             Kind::Picture => self.picture(place),
-            Kind::Source => self.source(u),
+            Kind::Source => self.source(place, u),
             Kind::Keyframes if stage.part == Some("image") => self.image(place, Source::Keyframes, steps, control),
             Kind::Keyframes => self.keyframes(place, stage.part.unwrap_or("keyframes"), steps, inputs, control),
             Kind::Predict => self.predict(place, steps, inputs, control),

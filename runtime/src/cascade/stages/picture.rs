@@ -35,13 +35,13 @@ impl Stages<'_> {
         }
     }
 
-    fn picture_size(&self) -> [usize; 2] {
+    pub(super) fn picture_size(&self) -> [usize; 2] {
         let [_, height, width] = self.latent();
         [height, width].map(|side| side * self.bundle.cascade.spatial_factor)
     }
 
     /// The latents of a frame `[3, height, width]`.
-    fn encoded(&self, place: Place, picture: Array3<f32>) -> Result<Frame, CascadeError> {
+    pub(super) fn encoded(&self, place: Place, picture: Array3<f32>) -> Result<Frame, CascadeError> {
         let [channels, height, width] = self.latent();
         let image = Tensor::F32(picture.insert_axis(Axis(0)).into_dyn());
         let shape = [1, channels, height, width];

@@ -135,6 +135,8 @@ impl FrameSink for Sink {
         if bytes == 0 {
             return Err(encode_error(&self.path, number, "the frame was skipped"));
         }
+        // Who looks at the growing file sees whole frames.
+        self.writer.flush().map_err(io_error(&self.path))?;
         self.track.samples.push(Sample { bytes, key });
         Ok(())
     }

@@ -22,8 +22,8 @@ const ORDER: &[(&str, usize)] = &[
     ("upsample", 1),
     ("video", 1),
 ];
-/// Stages that make the frames; a source has its own.
-const MAKING: &[&str] = &["keyframes", "predict", "interpolate", "decode"];
+/// Stages that make the frames; a source has its own. Frames between its frames are made of latents, and decoded.
+const MAKING: &[&str] = &["keyframes", "predict", "decode"];
 const RULES: &[(&str, NoiseRule)] =
     &[("counter", NoiseRule::Counter), ("torch", NoiseRule::Torch), ("diffusers", NoiseRule::Diffusers)];
 const MAX_SIDE: u64 = 8192;
@@ -57,8 +57,12 @@ pub(super) fn plan(document: &Value, file: &str, base: &Path) -> Result<Plan, Pl
     let found = stages(&mut plan, file, list)?;
     let expect = |expected: String| o.error("stages", expected, Some(&found.join(", ").into()));
     if plan.source.is_some() {
-        if let Some(making) = found.iter().find(|f| MAKING.contains(f)) {
+        let fills = found.contains(&"interpolate");
+        if let Some(making) = found.iter().find(|f| MAKING.contains(f) && !(fills && **f == "decode")) {
             return Err(expect(format!("no stage {making} beside a source, which has its frames")));
+        }
+        if fills && !found.contains(&"decode") {
+            return Err(expect("a stage with \"op\": \"decode\" after interpolate".to_owned()));
         }
     } else if let Some(needed) = ["keyframes", "decode"].iter().find(|needed| !found.contains(needed)) {
         return Err(expect(format!("a stage with \"op\": \"{needed}\"")));
