@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod families;
+pub mod fused;
 pub mod ir;
 pub mod nn;
 pub mod onnx;

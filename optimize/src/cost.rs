@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
+use vldm_graphs::fused::{ATTENTION, LINEARS};
 use vldm_graphs::ir::{Graph, Node, Shape, ValueId};
 use vldm_graphs::ops::Op;
 
@@ -53,6 +54,15 @@ fn macs(graph: &Graph, node: &Node, symbols: &BTreeMap<String, usize>) -> Option
         Op::Call(call) if call.name == "TemporalConv" => {
             product(&output()?)?.checked_mul(product(input(1)?.get(1..)?)?)
         }
+        Op::Call(call) if LINEARS.iter().any(|row| row.1 == call.name) => {
+            // The weight is next to last and has as many rows as sums are computed for a row of the input.
+            let (x, w) = (input(0)?, input(node.inputs.len().checked_sub(2)?)?);
+            product(&x)?.checked_mul(*w.first()?)
+        }
+        // q·k and weights·v: both as many as keys for each element of the queries.
+        Op::Call(call) if call.name == ATTENTION => {
+            product(&input(0)?)?.checked_mul(*input(1)?.get(1)?)?.checked_mul(2)
+        }
         // q·k and weights·v: both `frames` for each element of [b, t, p, c].
         Op::Call(call) if call.name == "TemporalAttention" => {
             let x = input(0)?;
@@ -65,7 +75,7 @@ fn macs(graph: &Graph, node: &Node, symbols: &BTreeMap<String, usize>) -> Option
 #[cfg(test)]
 mod tests {
     use vldm_graphs::ir::{DType, Dim, TensorType};
-    use vldm_graphs::ops::{Conv, MatMul};
+    use vldm_graphs::ops::{Call, Conv, MatMul};
 
     use super::*;
 
@@ -83,8 +93,18 @@ mod tests {
         add(MatMul.into(), [vec![n("m"), fixed(3)], vec![fixed(3), fixed(5)]], vec![n("m"), fixed(5)], 0);
         let conv = [vec![fixed(1), fixed(4), n("h"), n("h")], vec![fixed(8), fixed(4), fixed(3), fixed(3)]];
         add(Conv::new(&[1, 1], &[1, 1]).into(), conv, vec![fixed(1), fixed(8), n("h"), n("h")], 1);
+        let mut call = |name: &str, shapes: [&[usize]; 3], i: usize| {
+            let of = |shape: &[usize]| ty(&shape.iter().map(|&n| fixed(n)).collect::<Vec<_>>());
+            let inputs = shapes.iter().enumerate().map(|(k, s)| Some(g.add_input(format!("{i}{k}"), of(s)))).collect();
+            let y = Some(g.add_value(format!("y{i}"), None));
+            let op = Call::vldm(name, []).into();
+            g.add_node(Node { name: i.to_string(), op, inputs, outputs: vec![y], attribute_refs: vec![] });
+        };
+        call("LinearGeglu", [&[2, 9, 3], &[10, 3], &[10]], 2);
+        call("Attention", [&[2, 9, 3], &[2, 4, 3], &[2, 4, 3]], 3);
         let symbols = BTreeMap::from([("m".to_owned(), 7), ("h".to_owned(), 2)]);
-        assert_eq!(cost(&g, &symbols), Cost { macs: 7 * 5 * 3 + 8 * 4 * (4 * 9), unknown: 0 });
+        let fused = 2 * 9 * 3 * 10 + 2 * 9 * 3 * 4 * 2;
+        assert_eq!(cost(&g, &symbols), Cost { macs: 7 * 5 * 3 + 8 * 4 * (4 * 9) + fused, unknown: 0 });
         assert_eq!(cost(&g, &BTreeMap::new()).unknown, 2);
     }
 }

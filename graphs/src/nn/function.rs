@@ -1,7 +1,7 @@
 //! Bodies of the functions of domain `vldm`, written with the same few strokes as a graph.
 
 use crate::ir::{Function, Graph, Node, ValueId};
-use crate::ops::{Constant, Op};
+use crate::ops::{Constant, Op, Split};
 
 /// Grows the body of a model-local function; operators have no types here, the caller's decide.
 pub struct Body {
@@ -22,6 +22,16 @@ impl Body {
         let attribute_refs = refs.iter().map(|(a, f)| ((*a).to_owned(), (*f).to_owned())).collect();
         let inputs = inputs.iter().copied().map(Some).collect();
         self.graph.add_node(Node { name, op, inputs, outputs: vec![Some(out)], attribute_refs });
+        out
+    }
+
+    /// The two halves of the last axis.
+    pub fn halves(&mut self, x: ValueId) -> [ValueId; 2] {
+        let op: Op = Split { axis: -1, num_outputs: 2 }.into();
+        let name = format!("{}_{}", op.op_type(), self.graph.nodes().len());
+        let out = [0, 1].map(|i| self.graph.add_value(format!("{name}_{i}"), None));
+        let (inputs, outputs) = (vec![Some(x)], out.map(Some).to_vec());
+        self.graph.add_node(Node { name, op, inputs, outputs, attribute_refs: Vec::new() });
         out
     }
 

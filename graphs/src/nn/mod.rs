@@ -30,7 +30,7 @@ pub use basic::{conv2d, conv2d_strided, embedding, group_norm, layer_norm, linea
 pub use builder::{BuildError, GraphBuilder};
 pub use clip::{ClipActivation, ClipLayers, causal_mask, clip_layer, clip_norm};
 pub use embed::{sinusoidal_embedding, timestep_mlp};
-pub use function::function_body;
+pub use function::{Body, function_body};
 pub use resnet::{Frames, downsample, resnet_block, resnet_block_with, upsample_to};
 pub use scope::Scope;
 pub use value::Value;

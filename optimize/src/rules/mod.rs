@@ -1,11 +1,13 @@
 //! The rules, one file each. Their order is that of the recipe.
 
+mod attention;
 mod channels_last;
 mod constants;
 mod dead;
 mod duplicates;
 mod inline;
 mod layout;
+mod linear;
 mod no_ops;
 mod shapes;
 mod single_token;
@@ -19,6 +21,8 @@ use crate::target::Target;
 const ALL: &[Target] = &Target::ALL;
 /// What NVIDIA's compiler makes fewer kernels of, found by asking it: `docs/tensorrt.md`.
 const TENSORRT: &[Target] = &[Target::TensorRt];
+/// Targets whose engines have our kernels.
+const KERNELS: &[Target] = &[Target::Cpu, Target::Tract];
 
 /// Every rule with the targets whose recipes have it. **READ FIRST**: this is all that `vldm optimize` does to a graph.
 pub const RULES: &[(&dyn Rule, &[Target])] = &[
@@ -32,4 +36,6 @@ pub const RULES: &[(&dyn Rule, &[Target])] = &[
     (&no_ops::NoOps, ALL),
     (&layout::MergeLayout, ALL),
     (&duplicates::Duplicates, ALL),
+    (&attention::FuseAttention, KERNELS),
+    (&linear::FuseLinear, KERNELS),
 ];

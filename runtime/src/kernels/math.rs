@@ -42,6 +42,41 @@ pub fn silu<const FMA: bool>(x: f32) -> f32 {
     x / (1.0 + exp::<FMA>(-x))
 }
 
+/// `1 / (1 + e⁻ˣ)`
+#[inline(always)]
+pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<FMA>(-x))
+}
+
+/// `x · Φ(x)`, with the error function itself.
+#[inline(always)]
+pub fn gelu<const FMA: bool>(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// The error function to 2 units in the last place.
+///
+/// A minimax polynomial near zero, `1 − e^p` with another further out.
+/// Source: N. Juffa's `my_erff`, stackoverflow.com/a/35148199.
+#[inline(always)]
+pub fn erf<const FMA: bool>(x: f32) -> f32 {
+    const NEAR: [f32; 6] = [-5.967_617e-4, 4.991_194_2e-3, -2.676_813_5e-2, 0.112_819_925, -0.376_125_34, 0.128_379_17];
+    const FAR: [f32; 7] =
+        [-1.728_534_7e-5, 3.831_971_3e-4, -3.883_964_4e-3, 2.425_462_2e-2, -0.106_777_88, -0.634_846_7, -0.128_717_51];
+    let (t, s) = (x.abs(), x * x);
+    let mut near = NEAR[0];
+    for &c in &NEAR[1..] {
+        near = madd::<FMA>(near, s, c);
+    }
+    let near = madd::<FMA>(near, x, x);
+    let mut far = FAR[0];
+    for &c in &FAR[1..] {
+        far = madd::<FMA>(far, t, c);
+    }
+    let far = (1.0 - exp::<FMA>(madd::<FMA>(far, t, -t))).copysign(x);
+    if t > 0.927_734_4 { far } else { near }
+}
+
 /// `Σ f(x)` in 64 running sums, so that rounding grows with the logarithm of the length only
 /// and the compiler may use vectors.
 #[inline(always)]
@@ -90,6 +125,40 @@ mod tests {
     fn silu_is_right_at_both_ends() {
         for (x, want) in [(0.0, 0.0), (1.0, 0.731_058_6), (-1.0, -0.268_941_43), (100.0, 100.0), (-200.0, 0.0)] {
             assert!((silu::<true>(x) - want).abs() < 1e-6, "{x}");
+        }
+    }
+
+    /// `erf(x)` and `erfc(|x|)` from the series of the first or the continued fraction of the second.
+    fn reference(x: f64) -> f64 {
+        if x.abs() < 2.5 {
+            let (mut term, mut sum) = (x, x);
+            for n in 1..80 {
+                term *= -x * x / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            return sum * 2.0 / std::f64::consts::PI.sqrt();
+        }
+        let fraction = (1..60).rev().fold(0.0, |f, n| f64::from(n) / 2.0 / (x.abs() + f));
+        let tail = (-x * x).exp() / (std::f64::consts::PI.sqrt() * (x.abs() + fraction));
+        (1.0 - tail).copysign(x)
+    }
+
+    #[test]
+    fn the_error_function_agrees_with_its_series() {
+        for i in -50_000..=50_000 {
+            let x = i as f32 * 1e-4;
+            let want = reference(f64::from(x));
+            for got in [erf::<false>(x), erf::<true>(x)] {
+                assert!((f64::from(got) - want).abs() <= 2.5e-7 * want.abs(), "{x}: {got} {want}");
+            }
+        }
+        assert_eq!((erf::<true>(30.0), erf::<true>(-30.0), erf::<true>(0.0)), (1.0, -1.0, 0.0));
+    }
+
+    #[test]
+    fn gelu_is_right_at_both_ends() {
+        for (x, want) in [(0.0, 0.0), (1.0, 0.841_344_7), (-1.0, -0.158_655_26), (50.0, 50.0), (-50.0, 0.0)] {
+            assert!((gelu::<true>(x) - want).abs() < 1e-6, "{x}");
         }
     }
 }

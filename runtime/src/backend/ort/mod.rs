@@ -4,6 +4,7 @@
 mod library;
 mod operator;
 mod spread;
+mod tokens;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -58,7 +59,12 @@ fn commit(environment: &ort::environment::Environment, path: &Path, o: &LoadOpti
         // It makes LayerNormalization several times slower on the processor.
         .with_disabled_optimizers("SkipLayerNormFusion")?;
     if o.kernels {
-        let domain = OperatorDomain::new("vldm")?.add(operator::TemporalAttentionOp { threads: o.threads.max(1) })?;
+        let threads = o.threads.max(1);
+        let domain = OperatorDomain::new("vldm")?.add(operator::TemporalAttentionOp { threads })?;
+        let mut domain = domain.add(tokens::AttentionOp { threads })?;
+        for &(form, name) in vldm_graphs::fused::LINEARS {
+            domain = domain.add(tokens::LinearOp { form, name, threads })?;
+        }
         builder = builder.with_operators(domain)?;
     }
     builder.commit_from_file(path)

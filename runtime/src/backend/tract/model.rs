@@ -70,7 +70,7 @@ pub fn read(path: &Path, o: &LoadOptions) -> Result<Model, BackendError> {
     let mut proto =
         onnx.proto_model_for_read(&mut bytes.as_slice()).map_err(|_| refuse("is no ONNX model (protobuf)".into()))?;
     drop(bytes);
-    inline::inline_functions(&mut proto, |domain, name| kernels && domain == "vldm" && ops::FUNCTIONS.contains(&name))
+    inline::inline_functions(&mut proto, |domain, name| kernels && domain == "vldm" && ops::has_kernel(name))
         .map_err(refuse)?;
     let graph = proto.graph.as_mut().ok_or_else(|| refuse("holds no graph".into()))?;
     let (inputs, outputs) = signature(graph).map_err(refuse)?;

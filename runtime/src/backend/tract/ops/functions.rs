@@ -10,16 +10,24 @@ use tract_onnx::tract_hir::internal::{Expansion, expand};
 
 use super::kernels::{Layout, Mix, Norm};
 use super::native::NativeOp;
-use crate::kernels::{GroupNorm, LayerNorm, TemporalAttention, TemporalConv};
+use crate::kernels::{Activation, GroupNorm, LayerNorm, Linear, TemporalAttention, TemporalConv, TokenAttention};
+use vldm_graphs::fused::{ATTENTION, LINEARS, Linear as Form};
 
-/// Functions of domain `vldm` that have a kernel; others are inlined.
-pub const FUNCTIONS: &[&str] = &["TemporalAttention", "TemporalConv", "ClipGroupNorm", "Mix"];
+/// Functions of domain `vldm` that have a kernel, beside those of [`LINEARS`].
+const FUNCTIONS: &[&str] = &["TemporalAttention", "TemporalConv", "ClipGroupNorm", "Mix", ATTENTION];
+
+/// Whether a function of domain `vldm` has a kernel; others are inlined.
+pub fn has_kernel(function: &str) -> bool {
+    FUNCTIONS.contains(&function) || LINEARS.iter().any(|row| row.1 == function)
+}
 
 /// One node, with its attributes.
 #[derive(Clone, Debug)]
 enum Node {
     TemporalAttention(TemporalAttention),
     TemporalConv,
+    Attention(TokenAttention),
+    Linear(Form),
     ClipGroupNorm { groups: usize, epsilon: f32 },
     InstanceNorm { epsilon: f32 },
     LayerNorm { epsilon: f32 },
@@ -37,6 +45,18 @@ pub fn temporal_attention(_: &ParsingContext, node: &NodeProto) -> Built {
     let (heads, scale): (i64, f32) = (node.get_attr("heads")?, node.get_attr("scale")?);
     let window = node.get_attr_opt::<i64>("window")?.unwrap_or(0);
     Ok(built(Node::TemporalAttention(TemporalAttention::new(heads, scale, window).map_err(|e| format_err!("{e}"))?)))
+}
+
+/// `vldm::Attention`
+pub fn attention(_: &ParsingContext, node: &NodeProto) -> Built {
+    let kernel = TokenAttention::new(node.get_attr("heads")?, node.get_attr("scale")?);
+    Ok(built(Node::Attention(kernel.map_err(|e| format_err!("{e}"))?)))
+}
+
+/// `vldm::Linear` and its kin
+pub fn linear(_: &ParsingContext, node: &NodeProto) -> Built {
+    let form = LINEARS.iter().find(|row| row.1 == node.op_type);
+    Ok(built(Node::Linear(form.ok_or_else(|| format_err!("vldm has no function {}", node.op_type))?.0)))
 }
 
 /// `vldm::TemporalConv`
@@ -77,16 +97,21 @@ impl Node {
     /// Inputs that are data; those after them are weights.
     fn data(&self) -> usize {
         match self {
-            Self::TemporalAttention(_) => 3,
+            Self::TemporalAttention(_) | Self::Attention(_) => 3,
             Self::Mix(_) => 2,
+            Self::Linear(form) => 1 + usize::from(Activation::of(*form).1),
             Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } | Self::LayerNorm { .. } => 1,
         }
     }
 
     fn weights(&self) -> usize {
         match self {
-            Self::TemporalAttention(_) | Self::Mix(_) => 0,
-            Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } | Self::LayerNorm { .. } => 2,
+            Self::TemporalAttention(_) | Self::Attention(_) | Self::Mix(_) => 0,
+            Self::TemporalConv
+            | Self::Linear(_)
+            | Self::ClipGroupNorm { .. }
+            | Self::InstanceNorm { .. }
+            | Self::LayerNorm { .. } => 2,
         }
     }
 
@@ -99,6 +124,14 @@ impl Node {
         };
         match *self {
             Self::TemporalAttention(kernel) => Ok(NativeOp::new(kernel)),
+            Self::Attention(kernel) => Ok(NativeOp::new(kernel)),
+            Self::Linear(form) => {
+                let inner = weights[0].len().checked_div(weights[1].len()).unwrap_or(0);
+                match Linear::new(inner, &weights[0], &weights[1], Activation::of(form).0) {
+                    Some(kernel) => Ok(NativeOp::new(kernel)),
+                    None => bail!("{}: weight and bias do not fit each other", self.name()),
+                }
+            }
             Self::Mix(kernel) => Ok(NativeOp::new(kernel)),
             Self::ClipGroupNorm { groups, epsilon } => norm(groups, epsilon, Layout::Clips),
             Self::InstanceNorm { epsilon } => norm(channels, epsilon, Layout::Images),
@@ -119,6 +152,8 @@ impl Expansion for Node {
         match self {
             Self::TemporalAttention(_) => "vldm.TemporalAttention".into(),
             Self::TemporalConv => "vldm.TemporalConv".into(),
+            Self::Attention(_) => "vldm.Attention".into(),
+            Self::Linear(form) => form.name().into(),
             Self::ClipGroupNorm { .. } => "vldm.ClipGroupNorm".into(),
             Self::InstanceNorm { .. } => "InstanceNormalization".into(),
             Self::LayerNorm { .. } => "LayerNormalization".into(),
@@ -146,6 +181,17 @@ impl Expansion for Node {
                 s.equals(&outputs[0].shape[axis], &inputs[0].shape[axis])?;
             }
             s.equals(&outputs[0].shape[2], &inputs[1].shape[0])
+        } else if let &Self::Linear(form) = self {
+            let (parts, weight) = (Activation::of(form).0.parts(), &inputs[self.data()]);
+            s.equals(&outputs[0].rank, &inputs[0].rank)?;
+            s.given_2(&inputs[0].shape, &weight.shape, move |s, x, w| {
+                let mut y = x;
+                let (Some(last), Some(rows)) = (y.last_mut(), w.first()) else {
+                    bail!("{} takes vectors and a matrix", form.name())
+                };
+                *last = rows.clone().div_ceil(parts as u64);
+                s.equals(&outputs[0].shape, y)
+            })
         } else {
             s.equals(&outputs[0].shape, &inputs[0].shape)
         }

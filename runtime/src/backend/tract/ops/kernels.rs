@@ -1,7 +1,10 @@
 //! What each of our kernels takes and makes.
 
 use super::native::{Input, Native};
-use crate::kernels::{Attention, Conv2d, GroupNorm, LayerNorm, Spread, TemporalAttention, TemporalConv, split_rows};
+use crate::kernels::{
+    Attention, Conv2d, GroupNorm, LayerNorm, Linear, Spread, TemporalAttention, TemporalConv, TokenAttention,
+    split_rows,
+};
 
 fn shape4(name: &str, shape: &[usize]) -> Result<[usize; 4], String> {
     shape.try_into().map_err(|_| format!("{name} takes four axes, found {shape:?}"))
@@ -116,6 +119,48 @@ impl Native for LayerNorm {
     fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
         let &[(_, x)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
         self.run(spread, x, y)
+    }
+}
+
+impl Native for Linear {
+    fn name(&self) -> &'static str {
+        "vldm.Linear"
+    }
+
+    fn output(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
+        let made = |x: &[usize]| {
+            let (last, outer) = x.split_last()?;
+            (*last == self.inner()).then(|| outer.iter().copied().chain([self.out()]).collect::<Vec<_>>())
+        };
+        let y = inputs.first().and_then(|x| made(x));
+        let fits = |y: &Vec<usize>| inputs[1..].iter().all(|summand| *summand == y.as_slice());
+        y.filter(fits).ok_or_else(|| format!("a linear map of {} numbers does not take {inputs:?}", self.inner()))
+    }
+
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+        match *inputs {
+            [(_, x)] => self.run(spread, x, None, y),
+            [(_, x), (_, summand)] => self.run(spread, x, Some(summand), y),
+            _ => Err(format!("found {} inputs", inputs.len())),
+        }
+    }
+}
+
+impl Native for TokenAttention {
+    fn name(&self) -> &'static str {
+        "vldm.Attention"
+    }
+
+    fn output(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
+        match inputs {
+            [q, k, v] if k == v => Ok(q.to_vec()),
+            _ => Err(format!("vldm::Attention takes k and v of one shape, found {inputs:?}")),
+        }
+    }
+
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String> {
+        let &[(queries, q), (keys, k), (_, v)] = inputs else { return Err(format!("found {} inputs", inputs.len())) };
+        self.run(spread, [queries, keys], [q, k, v], y)
     }
 }
 
