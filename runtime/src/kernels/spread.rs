@@ -52,7 +52,7 @@ pub fn pieces(spread: &dyn Spread, items: usize, most: usize) -> usize {
     if spread.width() == 1 { 1 } else { (spread.width() * PIECES).div_ceil(items.max(1)).clamp(1, most.max(1)) }
 }
 
-/// [`split`] for a result of rows of `row` numbers, each of which one call of `work` writes: it gets the first row's
+/// `split` for a result of rows of `row` numbers, each of which one call of `work` writes: it gets the first row's
 /// index and the rows.
 pub fn split_rows(
     spread: &dyn Spread,
