@@ -56,7 +56,7 @@ fn what_does_not_fit_a_source_or_its_upsampler_is_refused_with_its_key() {
     let up = |key: &str, value: Value| json!({"op": "upsample", "steps": 2, key: value});
     refusal("x4", json!([source("nowhere.gif")]), json!({}), "source.file: expected frames that can be read, found ");
     fs::write(scratch.path().join("a.mp4"), b"").unwrap();
-    refusal("x4", json!([source("a.mp4")]), json!({}), "ffmpeg -i FILE");
+    refusal("x4", json!([source("a.mp4")]), json!({}), "a.mp4: not an MP4 that can be read: no index (`moov`)");
     refusal("x4", json!([source(&small)]), json!({"size": [8, 12]}), "size: expected no size beside a source");
     let stages = json!([prompt, source(&small), up("noise_level", json!(41))]);
     refusal("x4", stages, json!({}), "upsample.noise_level: expected a whole number from 0 to 40, found 41");
