@@ -1,7 +1,8 @@
-//! The weights of one component folder: one safetensors file or several under an index, in the variant asked for.
+//! The weights of one component folder: one file or several under an index, in the variant asked for; safetensors where
+//! there are some, else what `torch.save` wrote.
 //!
 //! Source: file names as diffusers and `huggingface_hub` write them (`NAME.safetensors`, `NAME.fp16.safetensors`,
-//! `NAME-00001-of-00002.safetensors` with `NAME.safetensors.index.json`).
+//! `NAME-00001-of-00002.safetensors` with `NAME.safetensors.index.json`; the same with `.bin`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use crate::mapped::Mapped;
 use crate::source::{brief, entries, json};
 use crate::view::{View, Views};
 
+/// How the names of weight files end: first those that are no programs.
+const ENDINGS: &[&[&str]] = &[&[".safetensors"], &[".bin", ".pt", ".pth", ".ckpt"]];
 /// Most files of one component.
 const MAX_SHARDS: usize = 999;
 
@@ -54,6 +57,10 @@ pub fn open(folder: &Path, name: &str, variant: Option<&str>) -> Result<Views, E
     Ok(views)
 }
 
+fn is_weights(name: &str) -> bool {
+    ENDINGS.iter().flat_map(|endings| endings.iter()).any(|ending| name.ends_with(ending))
+}
+
 /// Whether `folder` has weights at all.
 pub fn offers(folder: &Path) -> bool {
     entries(folder).is_ok_and(|names| !candidates(&names).is_empty())
@@ -72,19 +79,20 @@ fn check_index(views: &Views, folder: &Path, index: &str) -> Result<(), ExportEr
     Ok(())
 }
 
-/// The sets of weights among the file names of a folder.
+/// The sets of weights among the file names of a folder, of the first format that there is.
 fn candidates(names: &[String]) -> Vec<Candidate> {
-    names.iter().filter_map(|name| candidate(name)).collect()
+    let of = |endings: &&[&str]| names.iter().filter_map(|name| candidate(name, endings)).collect::<Vec<_>>();
+    ENDINGS.iter().map(of).find(|all| !all.is_empty()).unwrap_or_default()
 }
 
-fn candidate(name: &str) -> Option<Candidate> {
+fn candidate(name: &str, endings: &[&str]) -> Option<Candidate> {
     let variant = |stem: &str| stem.split_once('.').map(|(_, variant)| variant.to_owned());
     if let Some(stem) = name.strip_suffix(".json") {
-        let (before, after) = stem.split_once(".safetensors.index")?;
+        let (before, after) = endings.iter().find_map(|ending| stem.split_once(&format!("{ending}.index")))?;
         let variant = variant(before).or_else(|| after.strip_prefix('.').map(str::to_owned));
         return Some(Candidate { name: name.to_owned(), variant, sharded: true });
     }
-    let stem = name.strip_suffix(".safetensors").filter(|stem| !is_shard(stem))?;
+    let stem = endings.iter().find_map(|ending| name.strip_suffix(ending)).filter(|stem| !is_shard(stem))?;
     Some(Candidate { name: name.to_owned(), variant: variant(stem), sharded: false })
 }
 
@@ -108,9 +116,10 @@ fn choose(mut all: Vec<Candidate>, folder: &Path, variant: Option<&str>) -> Resu
     }
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => Ok(only),
-        (None, _) => {
-            wrong("weights in a .safetensors file (pickled .bin and .ckpt files are never read)", "none".to_owned())
-        }
+        (None, _) => wrong(
+            "weights in a .safetensors file (or .bin, .pt, .pth, .ckpt as torch.save writes them)",
+            "none".to_owned(),
+        ),
         (Some(last), false) => {
             all.push(last);
             let names = all.into_iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
@@ -142,10 +151,10 @@ fn weight_map(document: &Json, index: &Path) -> Result<BTreeMap<String, String>,
     let mut files = BTreeMap::new();
     for (tensor, file) in map {
         match file.as_str() {
-            Some(name) if is_plain_relative(name) && !name.contains('/') && name.ends_with(".safetensors") => {
+            Some(name) if is_plain_relative(name) && !name.contains('/') && is_weights(name) => {
                 files.insert(tensor.clone(), name.to_owned());
             }
-            _ => return wrong(&format!("a plain .safetensors file name for `{tensor}`"), brief(file)),
+            _ => return wrong(&format!("a plain name of a weight file for `{tensor}`"), brief(file)),
         }
     }
     Ok(files)
@@ -187,10 +196,22 @@ mod tests {
     }
 
     #[test]
+    fn files_of_torch_are_taken_where_there_are_no_safetensors() {
+        assert_eq!(chosen(&["a.bin", "b.safetensors"], None).unwrap(), "b.safetensors");
+        assert_eq!(chosen(&["lavie_base.pt", "config.json"], None).unwrap(), "lavie_base.pt");
+        assert_eq!(chosen(&["m.bin", "m.fp16.bin"], Some("fp16")).unwrap(), "m.fp16.bin");
+        let index = "m.bin.index.json";
+        assert_eq!(chosen(&["m-00001-of-00002.bin", "m-00002-of-00002.bin", index], None).unwrap(), index);
+        let two = chosen(&["a.ckpt", "b.pth"], None).unwrap_err();
+        assert_eq!(two, "unet: expected one set of weights, or one of the variant asked for, found a.ckpt, b.pth");
+    }
+
+    #[test]
     fn no_weights_or_no_clear_choice_is_one_sentence() {
         assert_eq!(
-            chosen(&["model.bin", "x-00001-of-00002.safetensors"], None).unwrap_err(),
-            "unet: expected weights in a .safetensors file (pickled .bin and .ckpt files are never read), found none"
+            chosen(&["model.onnx", "x-00001-of-00002.safetensors"], None).unwrap_err(),
+            "unet: expected weights in a .safetensors file (or .bin, .pt, .pth, .ckpt as torch.save writes them), \
+             found none"
         );
         assert_eq!(
             chosen(&["a.safetensors", "b.safetensors"], None).unwrap_err(),
@@ -224,7 +245,8 @@ mod tests {
             ("[]", "expected an object `weight_map`"),
             ("{", "expected JSON"),
             (r#"{"weight_map":{}}"#, "an index of 1 to 999 files, found 0"),
-            (r#"{"weight_map":{"a":"../a.safetensors"}}"#, "a plain .safetensors file name for `a`, found \"../a.saf"),
+            (r#"{"weight_map":{"a":"../a.safetensors"}}"#, "a plain name of a weight file for `a`, found \"../a.saf"),
+            (r#"{"weight_map":{"a":"a.onnx"}}"#, "a plain name of a weight file for `a`, found \"a.onnx"),
             (r#"{"weight_map":{"a":7}}"#, "found 7"),
             (r#"{"weight_map":{"a":"none.safetensors"}}"#, "none.safetensors: No such file"),
             (

@@ -9,6 +9,7 @@ use vldm_graphs::onnx::OnnxError;
 
 use crate::layouts::LayoutError;
 use crate::lora::LoraError;
+use crate::pickled::PickledError;
 use crate::safetensors::SafetensorsError;
 
 /// Why a checkpoint cannot be exported. Nothing has been written when it is returned.
@@ -100,6 +101,9 @@ pub enum ExportError {
     /// A safetensors file is refused.
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),
+    /// A file of `torch.save` is refused.
+    #[error(transparent)]
+    Pickled(#[from] PickledError),
     /// A part cannot be built from the weights there are.
     #[error("{}: part `{part}`: {source}", path.display())]
     Build {

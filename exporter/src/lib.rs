@@ -1,6 +1,6 @@
-//! From a checkpoint — safetensors and config.json — to a bundle of ONNX graphs over the same weights.
+//! From a checkpoint — safetensors or `torch.save`, and config.json — to a bundle of ONNX graphs over the same weights.
 //!
-//! The weights are never held in memory and never converted: graphs refer to byte ranges of the safetensors files, which
+//! The weights are never held in memory and never converted: graphs refer to byte ranges of the weight files, which
 //! are copied or linked into the bundle as they are. [`export`] is the whole story:
 //!
 //! ```no_run
@@ -19,6 +19,7 @@ mod layouts;
 mod lora;
 mod mapped;
 mod parts;
+mod pickled;
 mod place;
 mod report;
 mod safetensors;
@@ -38,6 +39,7 @@ use weights::Weights;
 pub use error::ExportError;
 pub use layouts::LayoutError;
 pub use lora::{Lora, LoraError, parse as parse_lora};
+pub use pickled::{Fault, PickledError};
 pub use place::LinkMode;
 pub use report::{PartReport, Report, WeightReport};
 pub use safetensors::SafetensorsError;

@@ -10,7 +10,12 @@ use half::{bf16, f16};
 use vldm_graphs::ir::DType;
 
 use crate::error::ExportError;
+use crate::pickled;
 use crate::safetensors::{Contents, read_header};
+
+/// How the names of weight files in a bundle end, by their format.
+const SAFETENSORS: &str = ".safetensors";
+const PICKLED: &str = ".pt";
 
 /// A mapped weights file.
 #[derive(Debug)]
@@ -27,10 +32,11 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Maps `source` and checks its header; `file` is its name in the bundle, and `below` what people call its folder.
+    /// Maps `source` and checks what it claims to hold; `file` is its name in the bundle, should it be a safetensors file
+    /// (of `torch.save` it ends in `.pt`), and `below` what people call its folder.
     ///
     /// # Errors
-    /// [`ExportError::Io`], [`ExportError::Safetensors`].
+    /// [`ExportError::Io`], [`ExportError::Safetensors`], [`ExportError::Pickled`].
     pub fn open(source: &Path, file: String, below: &str) -> Result<Rc<Self>, ExportError> {
         let io = |e| ExportError::Io { path: source.to_path_buf(), source: e };
         let handle = File::open(source).map_err(io)?;
@@ -42,7 +48,15 @@ impl Mapped {
         // valid. Writing to the file meanwhile changes numbers, and cutting it short ends the process, as with every
         // reader of a mapped file; both need the owner of the checkpoint to do it.
         let map = unsafe { memmap2::Mmap::map(&handle) }.map_err(io)?;
-        let contents = read_header(&map, source)?;
+        if pickled::is_legacy(&map) {
+            return Err(pickled::legacy(source).into());
+        }
+        let archive = pickled::is_archive(&map);
+        let contents = if archive { pickled::read(&map, source)? } else { read_header(&map, source)? };
+        let file = match file.strip_suffix(SAFETENSORS) {
+            Some(stem) if archive => format!("{stem}{PICKLED}"),
+            _ => file,
+        };
         let name = source.file_name().unwrap_or_default().to_string_lossy();
         let described = if below.is_empty() { name.into_owned() } else { format!("{below}/{name}") };
         Ok(Rc::new(Self { source: source.to_path_buf(), file, described, contents, map }))

@@ -36,7 +36,7 @@ pub fn weight(file: &str, name: &str, shape: &[usize]) -> Vec<f32> {
     {
         (0.0, 1.0)
     } else if [".to_q.", ".to_k.", ".q_proj.", ".k_proj."].iter().any(|q| name.contains(q))
-        && !name.contains(".attn_temp.")
+        && !name.contains(".attn_temp")
     {
         (0.0, 0.4)
     } else {

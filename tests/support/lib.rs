@@ -8,6 +8,7 @@ pub mod golden;
 pub mod program;
 pub mod python;
 pub mod tolerance;
+pub mod torch;
 
 use std::path::PathBuf;
 
