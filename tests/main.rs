@@ -9,6 +9,7 @@ mod fine_tunes;
 mod hostile;
 mod measure;
 mod optimize;
+mod original;
 mod parity;
 mod pipelines;
 mod python;

@@ -93,6 +93,7 @@ fn animatediff_agrees_with_diffusers() {
 #[test]
 fn lavie_agrees_with_pytorch() {
     agrees("lavie", true);
+    agrees("lavie-vsr", true);
 }
 
 #[test]

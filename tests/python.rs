@@ -107,6 +107,7 @@ fn python_accepts_and_runs_animatediff() {
 #[test]
 fn python_accepts_and_runs_lavie_and_videocrafter() {
     python_agrees_on("lavie");
+    python_agrees_on("lavie-vsr");
     python_agrees_on("videocrafter1");
     python_agrees_on("videocrafter2");
 }

@@ -94,7 +94,7 @@ impl Source {
             });
         };
         let wrong = |e| ExportError::Layout { path: path.to_path_buf(), source: Box::new(e) };
-        let reading = layout.read(&types).map_err(wrong)?;
+        let reading = layout.read(&types, &views).map_err(wrong)?;
         let read = Understood {
             layouts: vec![format!("{}: {}", name_of(path), layout.name())],
             assumed: reading.assumed,

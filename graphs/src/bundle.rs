@@ -18,7 +18,7 @@ pub use digest::digest;
 pub use json::{parse_python, parse_strict};
 pub use provenance::{Lora, Merged, Provenance};
 pub use scheduler::{
-    AlgorithmType, BetaSchedule, FinalSigmas, PredictionType, Scheduler, SchedulerError, SchedulerKind,
+    AlgorithmType, BetaSchedule, CleanScale, FinalSigmas, PredictionType, Scheduler, SchedulerError, SchedulerKind,
     SigmaInterpolation, SigmaSchedule, Solver, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
 pub use verify::Finding;
@@ -195,6 +195,9 @@ pub struct Cascade {
     pub window: usize,
     /// Keyframes a second.
     pub key_fps: f64,
+    /// Frames a second that the network is told it makes, where a plan does not say; absent: [`Cascade::key_fps`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_fps: Option<f64>,
     /// How frames are filled in between; absent when the bundle has no `interpolate` part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
@@ -231,6 +234,7 @@ impl Cascade {
             spatial_factor,
             window: 1,
             key_fps: 1.0,
+            told_fps: None,
             interpolation: None,
             upsampler: None,
             text: None,
@@ -298,13 +302,28 @@ pub struct Label {
 }
 
 /// What the interpolation network does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interpolation {
     /// Each interval becomes this many: `n` frames become `factor · (n − 1) + 1`.
     pub factor: usize,
     /// Frame rates it knows; pass `i` of the interpolation uses regime `min(i, regimes − 1)`.
     pub regimes: usize,
+    /// When given, many intervals are filled at once; else one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipInterpolation>,
+}
+
+/// An interpolation network that sees a whole clip; upstream leaves the given frames as it draws them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipInterpolation {
+    /// Intervals that are filled at once.
+    pub intervals: usize,
+    /// Noise schedule and solver.
+    pub scheduler: Scheduler,
+    /// What the upstream pipeline samples with; new plans take it.
+    pub sampling: Sampling,
 }
 
 /// What the upsampling network does.
@@ -339,6 +358,9 @@ pub struct LatentUpsampler {
     pub max_noise_level: u64,
     /// What the upstream pipeline samples with; new plans take it.
     pub sampling: Sampling,
+    /// Noise level of the upstream pipeline; new plans take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_level: Option<u64>,
 }
 
 impl Manifest {

@@ -47,7 +47,7 @@ def weight(file: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
         w = 1.0 + 0.1 * u
     elif name.endswith(("embedding.weight", "attention_bias.weight")) or file.startswith("conditions/"):
         w = u
-    elif any(q in name for q in (".to_q.", ".to_k.", ".q_proj.", ".k_proj.")) and ".attn_temp." not in name:
+    elif any(q in name for q in (".to_q.", ".to_k.", ".q_proj.", ".k_proj.")) and ".attn_temp" not in name:
         w = 0.4 * u
     else:
         w = (0.15 if len(shape) == 2 else 0.05) * u

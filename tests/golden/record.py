@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "demo" / "train"))
 
 import networks  # noqa: E402
 import short  # noqa: E402
-from families import animatediff, clip_text, lavie, lora, modelscope, single_file, svd, upscaler, videocrafter  # noqa: E402
+from families import animatediff, clip_text, lavie, lavie_vsr, lora, modelscope, single_file, svd, upscaler, videocrafter  # noqa: E402
 from model import masked_context  # noqa: E402
 from recorder import Recorder, autoencoder, clips, image_unet, title  # noqa: E402
 from sample import Cascade  # noqa: E402
@@ -40,6 +40,7 @@ FAMILIES = {
     "svd": (svd.like_published, svd.record),
     "svd-short": (svd.short, svd.record),
     "lavie": (lavie.fixture, lavie.record),
+    "lavie-vsr": (lavie_vsr.fixture, lavie_vsr.record),
     "videocrafter1": (partial(videocrafter.fixture, relative=True), partial(videocrafter.record, relative=True)),
     "videocrafter2": (partial(videocrafter.fixture, relative=False), partial(videocrafter.record, relative=False)),
     "ldm1": (partial(single_file.fixture, second=False), partial(single_file.record, second=False)),

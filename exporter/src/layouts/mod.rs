@@ -35,7 +35,19 @@ pub trait Layout: Sync {
     ///
     /// # Errors
     /// [`LayoutError`], when they are not what the layout has.
-    fn read(&self, tensors: &Types) -> Result<Reading, LayoutError>;
+    fn read(&self, tensors: &Types, numbers: &dyn Numbers) -> Result<Reading, LayoutError>;
+}
+
+/// The numbers in tensors, for the few that say how a model is used.
+pub trait Numbers {
+    /// Those of a tensor; `None` when it is absent or not of floating point.
+    fn numbers(&self, name: &str) -> Option<Vec<f32>>;
+}
+
+impl Numbers for Views {
+    fn numbers(&self, name: &str) -> Option<Vec<f32>> {
+        self.get(name)?.load()
+    }
 }
 
 /// Other names within one component.
@@ -189,6 +201,14 @@ mod tests {
 
     use super::*;
 
+    struct NoNumbers;
+
+    impl Numbers for NoNumbers {
+        fn numbers(&self, _: &str) -> Option<Vec<f32>> {
+            None
+        }
+    }
+
     /// The tensors of a fixture.
     fn fixture(set: &str) -> Types {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(set).join("weights.json");
@@ -207,7 +227,7 @@ mod tests {
                 serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
             let types = fixture(set);
             assert!(ldm::Ldm.recognises(&types));
-            let reading = ldm::Ldm.read(&types).unwrap();
+            let reading = ldm::Ldm.read(&types, &NoNumbers).unwrap();
             assert_eq!(reading.components.len(), golden.len() + 1, "{set}: a schedule besides");
             for (component, names) in golden {
                 let first = |n: &Named| (n.name.clone(), (n.from.clone(), n.rows.as_ref().map_or(0, |r| r.start)));
@@ -219,10 +239,10 @@ mod tests {
 
     #[test]
     fn what_the_tensors_do_not_tell_is_said() {
-        let reading = ldm::Ldm.read(&fixture("ldm1")).unwrap();
+        let reading = ldm::Ldm.read(&fixture("ldm1"), &NoNumbers).unwrap();
         assert!(reading.assumed[0].starts_with("prediction_type: epsilon"), "{:?}", reading.assumed);
         assert_eq!(reading.ignored, 3, "betas, an EMA counter, position ids");
-        let reading = ldm::Ldm.read(&fixture("ldm2")).unwrap();
+        let reading = ldm::Ldm.read(&fixture("ldm2"), &NoNumbers).unwrap();
         assert!(reading.assumed[0].starts_with("prediction_type: v_prediction"), "{:?}", reading.assumed);
     }
 
@@ -231,7 +251,7 @@ mod tests {
         let broken = |change: &dyn Fn(&mut Types)| {
             let mut types = fixture("ldm2");
             change(&mut types);
-            ldm::Ldm.read(&types).map(drop).unwrap_err().to_string()
+            ldm::Ldm.read(&types, &NoNumbers).map(drop).unwrap_err().to_string()
         };
         let unet = "model.diffusion_model.";
         let fused = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight";
@@ -240,6 +260,10 @@ mod tests {
             (
                 broken(&|t| drop(t.remove(&format!("{unet}out.2.weight")))),
                 "`model.diffusion_model.out.2.weight` is missing",
+            ),
+            (
+                broken(&|t| drop(t.insert(format!("{unet}input_blocks.0.0.weight"), shaped(&[32, 4, 1, 3, 3])))),
+                "a network of LVDM",
             ),
             (broken(&|t| drop(t.remove(fused))), "in_proj_weight` is missing: the shape of the text encoder"),
             (

@@ -12,8 +12,8 @@ mod validate;
 
 pub use class::SchedulerKind;
 pub use settings::{
-    AlgorithmType, BetaSchedule, FinalSigmas, Interpolation as SigmaInterpolation, PredictionType, SigmaSchedule,
-    SolverType, TimestepSpacing, TimestepType, VarianceType,
+    AlgorithmType, BetaSchedule, CleanScale, FinalSigmas, Interpolation as SigmaInterpolation, PredictionType,
+    SigmaSchedule, SolverType, TimestepSpacing, TimestepType, VarianceType,
 };
 
 /// Why a scheduler configuration cannot be used.
@@ -87,6 +87,9 @@ pub struct Scheduler {
     pub clip_sample_range: f64,
     /// Whether the betas are rescaled so that the last signal-to-noise ratio is 0.
     pub rescale_betas_zero_snr: bool,
+    /// How much smaller the clean sample was made in training; only DDIM undoes it. No scheduler of diffusers has it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub clean_scale: Option<CleanScale>,
     /// What only some solvers look at.
     #[serde(default, skip_serializing_if = "is_default")]
     pub solver: Solver,
@@ -166,6 +169,7 @@ impl Default for Scheduler {
             clip_sample: true,
             clip_sample_range: 1.0,
             rescale_betas_zero_snr: false,
+            clean_scale: None,
             solver: Solver::default(),
         }
     }

@@ -5,7 +5,10 @@ use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
-use super::{BundleError, Cascade, FORMAT, LatentUpsampler, Manifest, Part, PortDim, Sampling, WeightFile, files};
+use super::{
+    BundleError, Cascade, ClipInterpolation, FORMAT, LatentUpsampler, Manifest, Part, PortDim, Sampling, WeightFile,
+    files,
+};
 
 /// Most parts or weight files in a bundle.
 const MAX_ENTRIES: usize = 256;
@@ -103,6 +106,7 @@ impl Cascade {
             .map_err(|source| BundleError::Scheduler { path: check.path.to_path_buf(), source })?;
         check.positive("cascade.scaling_factor", self.scaling_factor)?;
         check.positive("cascade.key_fps", self.key_fps)?;
+        check.positive("cascade.told_fps", self.told_fps.unwrap_or(self.key_fps))?;
         check.range("cascade.latent_channels", self.latent_channels, 1..=4096)?;
         for size in self.latent_size {
             check.range("cascade.latent_size", size, 1..=65_536)?;
@@ -132,6 +136,7 @@ impl Cascade {
         if let Some(i) = &self.interpolation {
             check.range("cascade.interpolation.factor", i.factor, 2..=64)?;
             check.range("cascade.interpolation.regimes", i.regimes, 0..=4096)?;
+            i.clip.as_ref().map_or(Ok(()), |clip| clip.validate(check))?;
         }
         if let Some(u) = &self.upsampler {
             check.range("cascade.upsampler.factor", u.factor, 1..=64)?;
@@ -151,6 +156,15 @@ impl Cascade {
     }
 }
 
+impl ClipInterpolation {
+    fn validate(&self, check: Check) -> Result<(), BundleError> {
+        check.range("cascade.interpolation.clip.intervals", self.intervals, 1..=4096)?;
+        let named = |source| BundleError::Scheduler { path: check.path.to_path_buf(), source };
+        self.scheduler.validate().map_err(named)?;
+        self.sampling.validate("cascade.interpolation.clip.sampling", check)
+    }
+}
+
 impl LatentUpsampler {
     fn validate(&self, noise_levels: u64, check: Check) -> Result<(), BundleError> {
         check.range("cascade.upsampler.latent.channels", self.channels, 1..=4096)?;
@@ -161,6 +175,8 @@ impl LatentUpsampler {
         let key = "cascade.upsampler.latent.max_noise_level";
         let expected = format!("less than {noise_levels}");
         check.that(self.max_noise_level < noise_levels, key, &expected, &self.max_noise_level)?;
+        let level = self.noise_level.unwrap_or(0) as usize;
+        check.range("cascade.upsampler.latent.noise_level", level, 0..=self.max_noise_level as usize)?;
         self.sampling.validate("cascade.upsampler.latent.sampling", check)
     }
 }

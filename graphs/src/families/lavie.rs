@@ -11,7 +11,9 @@ use super::shapes::{clip_frames, clip_shape, flatten, no_part, unflatten};
 use super::text_to_video::{Networks, TextToVideo, read_vae};
 use super::unet::{Layers, Place, Spatial, unet};
 use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs, VaeConfig};
-use crate::bundle::{BetaSchedule, Cascade, Interpolation, Sampling, Scheduler};
+use crate::bundle::{
+    BetaSchedule, Cascade, ClipInterpolation, Interpolation, Sampling, Scheduler, SchedulerKind, TimestepSpacing,
+};
 use crate::ir::{DType, Graph};
 use crate::nn::{
     AttentionConfig, Blocks, BuildError, Frames, GraphBuilder, Scope, Value, attention, resnet_block_with,
@@ -28,11 +30,14 @@ const SCHEDULER: &str = "scheduler";
 const LATENT_SIZE: [usize; 2] = [40, 64];
 const WINDOW: usize = 16;
 const KEY_FPS: f64 = 8.0;
-/// Betas of the first and last timestep, evenly spaced. Source: `base/configs/sample.yaml`; the interpolation's
+/// Betas of the first and last timestep, evenly spaced, sampled by DDPM. Source: `base/configs/sample.yaml` (the folder
+/// of Stable Diffusion says the rest, and does not clamp); the interpolation's
 /// `get_named_beta_schedule("linear", 1000)` has the same.
 const BETAS: [f64; 2] = [1e-4, 0.02];
 /// Source: `base/configs/sample.yaml`, `num_sampling_steps` and `guidance_scale`.
 const SAMPLING: Sampling = Sampling { steps: 50, guidance: [7.5, 7.5] };
+/// Source: `interpolation/configs/sample.yaml`, `num_sampling_steps` and `cfg_scale`.
+const FILLING: Sampling = Sampling { steps: 50, guidance: [4.0, 4.0] };
 /// Frames that one interval of key frames becomes. Source: `interpolation/sample.py`, `lr_indice`.
 const FACTOR: usize = 4;
 
@@ -67,19 +72,38 @@ impl Family for LaVie {
         }
         let latent = [vae.latent_channels, LATENT_SIZE[0], LATENT_SIZE[1]];
         let [beta_start, beta_end] = BETAS;
+        let (kind, beta_schedule) = (SchedulerKind::Ddpm, BetaSchedule::Linear);
         let schedule = configs.scheduler(SCHEDULER)?;
-        let schedule = Scheduler { beta_start, beta_end, beta_schedule: BetaSchedule::Linear, ..schedule };
+        let schedule = Scheduler { kind, beta_start, beta_end, beta_schedule, clip_sample: false, ..schedule };
+        let filling = filling(&schedule);
         let fills = networks.iter().any(|n| n.kind == Kind::Interpolation);
         let cascade = Cascade {
             window: WINDOW,
             key_fps: KEY_FPS,
             sampling: Some(SAMPLING),
-            interpolation: fills.then_some(Interpolation { factor: FACTOR, regimes: 0 }),
+            interpolation: fills.then_some(Interpolation { factor: FACTOR, regimes: 0, clip: Some(filling) }),
             ..Cascade::image(schedule, vae.scaling_factor, latent, vae.spatial_factor())
         };
         let width = image.cross_attention_dim;
         Ok(Box::new(TextToVideo::open(configs, networks, width, vae, cascade, ignored)?))
     }
+}
+
+/// How the interpolation network is sampled: one call fills a whole window of key frames.
+///
+/// Source: `interpolation/sample.py` (`ddim_sample_loop`, `num_frames` 61), `interpolation/diffusion/respace.py`.
+fn filling(schedule: &Scheduler) -> ClipInterpolation {
+    let scheduler = Scheduler {
+        kind: SchedulerKind::Ddim,
+        beta_start: schedule.beta_start,
+        beta_end: schedule.beta_end,
+        beta_schedule: schedule.beta_schedule,
+        timestep_spacing: TimestepSpacing::Linspace,
+        set_alpha_to_one: true,
+        clip_sample: false,
+        ..Scheduler::default()
+    };
+    ClipInterpolation { intervals: WINDOW - 1, scheduler, sampling: FILLING }
 }
 
 /// Which of LaVie's networks it is.
@@ -298,8 +322,12 @@ mod tests {
         let model = LaVie.open(&configs).expect("opens");
         assert_eq!(model.parts(), ["keyframes", "interpolate", "encoder", "image_decoder"]);
         assert_eq!(model.components(), ["unet", "interpolation", "vae"]);
-        let filled = model.cascade().expect("has one").interpolation;
-        assert_eq!(filled, Some(Interpolation { factor: 4, regimes: 0 }));
+        let filled = model.cascade().expect("has one").interpolation.expect("fills");
+        let clip = filled.clip.expect("whole clips");
+        // Source: Vchitect/LaVie `interpolation/configs/sample.yaml`: 61 frames of 16, 50 steps, weight 4.
+        assert_eq!((filled.factor, clip.intervals, clip.sampling.steps), (4, 15, 50));
+        assert_eq!(clip.sampling.guidance, [4.0, 4.0]);
+        assert_eq!(clip.scheduler.timestep_spacing, TimestepSpacing::Linspace);
     }
 
     #[test]

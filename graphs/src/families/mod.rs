@@ -8,6 +8,7 @@ mod clip_vision;
 mod conditions;
 mod config;
 mod lavie;
+mod lavie_vsr;
 mod modelscope;
 mod motion;
 mod shapes;

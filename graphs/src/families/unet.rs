@@ -66,7 +66,7 @@ const HARMLESS: &[&str] = &[
 ];
 
 /// The block between the way down and the way up.
-const MID_BLOCK: &str = "mid_block";
+pub(super) const MID_BLOCK: &str = "mid_block";
 
 impl UnetConfig {
     /// Reads a `UNet2DConditionModel` configuration.
@@ -268,6 +268,11 @@ pub trait Layers<'g> {
     fn after_layer(&self, _net: &Spatial<'_, 'g>, _at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
         x
     }
+
+    /// After a whole block such as `down_blocks.0` or the middle, with its down- or upsampling.
+    fn after_block(&self, _net: &Spatial<'_, 'g>, _unet: &Scope<'g>, _block: &str, x: Value<'g>) -> Value<'g> {
+        x
+    }
 }
 
 /// The layers of single images.
@@ -398,6 +403,7 @@ impl<'g> Drawing<'_, 'g> {
                 x = downsample(&self.unet.at(block).at("downsamplers").at(0), x, 1);
                 skips.push(x);
             }
+            x = self.layers.after_block(&self.spatial, self.unet, block, x);
         }
         x
     }
@@ -408,7 +414,8 @@ impl<'g> Drawing<'_, 'g> {
             return self.resnet(at(0), x); // diffusers gives `UNetMidBlock2D` no further layers here
         }
         let x = self.layer(at(0), x, true);
-        self.resnet(at(1), x)
+        let x = self.resnet(at(1), x);
+        self.layers.after_block(&self.spatial, self.unet, MID_BLOCK, x)
     }
 
     fn up(&self, mut x: Value<'g>, skips: &mut Vec<Value<'g>>) -> Value<'g> {
@@ -427,6 +434,7 @@ impl<'g> Drawing<'_, 'g> {
                 let s = self.unet.at(block).at("upsamplers").at(0);
                 x = upsample_to(&s, x, *next, &next.dim(2), &next.dim(3));
             }
+            x = self.layers.after_block(&self.spatial, self.unet, block, x);
         }
         x
     }

@@ -1,11 +1,12 @@
 //! Stable Diffusion x4 upscaler: a UNet over latents that also sees the small picture, and the autoencoder that
-//! decodes them to the large one; with temporal layers grafted onto the UNet it is a video upsampler.
+//! decodes them to the large one; with temporal layers grafted onto the UNet, or those of LaVie in it, it is a video upsampler.
 //!
 //! Source: diffusers `StableDiffusionUpscalePipeline`; Blattmann et al. 2023, "Align your Latents", §3.4.
 
 use serde_json::{Value as Json, json};
 
 use super::config::Reader;
+use super::lavie_vsr::{self, VsrLayers};
 use super::shapes::{clip_frames, clip_shape, flatten, no_part, unflatten};
 use super::stable_diffusion::image_decoder;
 use super::temporal_layers::TemporalLayers;
@@ -80,13 +81,8 @@ impl Family for Upscaler {
             ignored.extend_from_slice(text.ignored_keys());
         }
         let levels = check(&unet, &vae, max_noise_level)?;
-        let latent = LatentUpsampler {
-            channels: vae.latent_channels,
-            low_res: low_res(configs)?,
-            scheduler: configs.scheduler(SCHEDULER)?,
-            max_noise_level: max_noise_level as u64,
-            sampling: SAMPLING,
-        };
+        let vsr = lavie_vsr::recognises(configs)?;
+        let latent = latent(configs, vsr, vae.latent_channels, max_noise_level as u64)?;
         let shape = [vae.latent_channels, size, size];
         let image = Cascade::image(latent.scheduler.clone(), vae.scaling_factor, shape, vae.spatial_factor());
         let upsampler = Upsampler {
@@ -96,11 +92,33 @@ impl Family for Upscaler {
             residual_scale: None,
             latent: Some(latent),
         };
-        let window = if temporal.is_some() { WINDOW } else { 1 };
+        let window = if vsr {
+            lavie_vsr::WINDOW
+        } else if temporal.is_some() {
+            WINDOW
+        } else {
+            1
+        };
         let words = text.as_ref().map(TextEncoder::text);
         let cascade = Cascade { upsampler: Some(upsampler), text: words, window, ..image };
-        Ok(Box::new(UpscalerModel { unet, vae, temporal, text, cascade, ignored }))
+        Ok(Box::new(UpscalerModel { unet, vae, temporal, vsr, text, cascade, ignored }))
     }
+}
+
+/// What the network over latents is, and how it is sampled.
+fn latent(configs: &Configs, vsr: bool, channels: usize, max_noise_level: u64) -> Result<LatentUpsampler, ConfigError> {
+    if vsr && configs.components.contains_key(TEMPORAL) {
+        return Err(ConfigError::Wrong {
+            file: TEMPORAL.to_owned(),
+            key: "config.json".to_owned(),
+            found: "there".to_owned(),
+            expected: "no temporal layers beside those of LaVie's network".to_owned(),
+        });
+    }
+    let (scheduler, low_res) = (configs.scheduler(SCHEDULER)?, low_res(configs)?);
+    let upscaler =
+        LatentUpsampler { channels, low_res, scheduler, max_noise_level, sampling: SAMPLING, noise_level: None };
+    Ok(if vsr { lavie_vsr::sampled(upscaler) } else { upscaler })
 }
 
 /// The noise schedule of the small picture. Its class is that of a sampler which never runs.
@@ -180,6 +198,8 @@ struct UpscalerModel {
     unet: UnetConfig,
     vae: VaeConfig,
     temporal: Option<TemporalConfig>,
+    /// Whether the UNet is LaVie's super-resolution network.
+    vsr: bool,
     text: Option<TextEncoder>,
     cascade: Cascade,
     ignored: Vec<String>,
@@ -240,7 +260,12 @@ impl UpscalerModel {
                 text: config.cross_attention_dim.map(|_| text),
                 regime: None,
             });
-            let layers: &dyn Layers<'_> = temporal.as_ref().map_or(&ImageLayers, |layers| layers);
+            let vsr = VsrLayers { frames: &frames };
+            let layers: &dyn Layers<'_> = match &temporal {
+                Some(layers) => layers,
+                None if self.vsr => &vsr,
+                None => &ImageLayers,
+            };
             let inputs = UnetInputs {
                 sample: sample.concat(&[low], 1),
                 timestep,
@@ -324,6 +349,22 @@ mod tests {
         assert!(wrong("cross_attention_dim", json!(768)).contains("expected 1024 or null"));
         assert!(wrong("temb_channels", json!(1280)).contains("expected 1024, the UNet's"));
         assert!(wrong("cond_mask", json!(true)).contains("expected none of them"));
+    }
+
+    #[test]
+    fn tensors_tell_the_super_resolution_of_lavie_from_the_upscaler_it_is_made_of() {
+        let mut configs = checkpoint();
+        let module = "unet/down_temporal_blocks.0.";
+        configs.tensors.insert(format!("{module}shift_conv.weight"), vec![256, 256, 1, 1]);
+        let cascade = Upscaler.open(&configs).unwrap().cascade().unwrap();
+        let latent = cascade.upsampler.unwrap().latent.unwrap();
+        // Source: Vchitect/LaVie `vsr/configs/sample.yaml`, `vsr/sample.py`.
+        assert_eq!((cascade.window, latent.sampling.steps, latent.noise_level), (8, 50, Some(50)));
+        assert_eq!(latent.sampling.guidance, [5.0, 5.0]);
+        assert_eq!(latent.scheduler.beta_schedule, crate::bundle::BetaSchedule::Linear);
+        configs.tensors.insert(format!("{module}attentions.0.norm.weight"), vec![256]);
+        let error = Upscaler.open(&configs).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("`down_temporal_blocks.0.attentions.0.norm.weight` is there"), "{error}");
     }
 
     #[test]

@@ -189,7 +189,11 @@ fn cascade(
         labels: tokens.labels(),
         window,
         key_fps,
-        interpolation: interpolate.map(|part| Interpolation { factor: 4, regimes: part.config.regimes.max(1) }),
+        interpolation: interpolate.map(|part| Interpolation {
+            factor: 4,
+            regimes: part.config.regimes.max(1),
+            clip: None,
+        }),
         upsampler,
         ..Cascade::image(scheduler, vae.config.scaling_factor, latent, factor)
     }))

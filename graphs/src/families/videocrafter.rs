@@ -32,6 +32,8 @@ const LATENT_SIZE: [usize; 2] = [40, 64];
 const WINDOW: usize = 16;
 /// Frames a second of the clips that are written. Source: `scripts/evaluation/inference.py`, `savefps`.
 const KEY_FPS: f64 = 10.0;
+/// What the network is told. Source: `scripts/run_text2video.sh`, `fps`.
+const TOLD_FPS: f64 = 28.0;
 /// Source: `scripts/run_text2video.sh`, `ddim_steps` and `unconditional_guidance_scale`.
 const SAMPLING: Sampling = Sampling { steps: 50, guidance: [12.0, 12.0] };
 /// Heads of the transformer after the first convolution. Source: `openaimodel3d.py`, `init_attn`.
@@ -63,6 +65,7 @@ impl Family for VideoCrafter {
         let cascade = Cascade {
             window: WINDOW,
             key_fps: KEY_FPS,
+            told_fps: temporal.fps.then_some(TOLD_FPS),
             sampling: Some(SAMPLING),
             ..Cascade::image(configs.scheduler(SCHEDULER)?, vae.scaling_factor, latent, vae.spatial_factor())
         };

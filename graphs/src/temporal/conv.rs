@@ -65,6 +65,36 @@ pub(super) fn two_convs<'g>(
     conv_over_frames(&s.at("conv2"), h, width)
 }
 
+/// Residual block of two convolutions over frames: `[(b t), C, H, W] → [(b t), C, H, W]`. With a time embedding the
+/// first of them has five taps, without one three.
+///
+/// Source: LaVie `vsr/models/resnet.py`, `ResnetBlock3DCNN`, as `temporal_module.py` and `attention.py` make it.
+pub fn resnet_over_frames<'g>(
+    s: &Scope<'g>,
+    x: Value<'g>,
+    emb: Option<Value<'g>>,
+    frames: &Frames,
+    (groups, epsilon): (usize, f32),
+) -> Value<'g> {
+    let clip = to_clip(x, frames);
+    let Some(emb) = emb else {
+        return to_frames(clip + two_convs(s, clip, None, groups, epsilon), x, frames);
+    };
+    let h = clip_group_norm(&s.at("norm1"), clip, groups, epsilon).silu();
+    let h = five_taps(&s.at("conv1"), h);
+    let h = h + linear(&s.at("time_emb_proj"), emb.silu(), x.channels()).unsqueeze(&[1, 3]);
+    let h = clip_group_norm(&s.at("norm2"), h, groups, epsilon).silu();
+    to_frames(clip + conv_over_frames(&s.at("conv2"), h, x.channels()), x, frames)
+}
+
+/// [`conv_over_frames`] of five taps: `[b, t, c, p] → [b, t, c, p]`.
+fn five_taps<'g>(s: &Scope<'g>, x: Value<'g>) -> Value<'g> {
+    let width = x.size(2);
+    let weight = s.weight_as("weight", &[&[width, width, 5, 1, 1]], &[width, width, 5, 1]);
+    let by_channel = x.transpose(&[0, 2, 1, 3]); // b c t p
+    by_channel.conv(Conv::new(&[1, 1], &[2, 0]), weight, s.weight("bias", &[width])).transpose(&[0, 2, 1, 3])
+}
+
 /// Four convolutions over frames, added to their input: `[(b t), C, H, W] → [(b t), C, H, W]`.
 ///
 /// Each is a normalisation whose statistics span the clip, SiLU and a convolution; names count the dropout between them

@@ -16,11 +16,14 @@ mod transformer;
 
 pub use attention::{TemporalAttentionConfig, temporal_attention};
 pub use context::{ContextLevels, context_encoder};
-pub use conv::{conv_over_frames, four_temporal_convs, temporal_conv};
+pub use conv::{conv_over_frames, four_temporal_convs, resnet_over_frames, temporal_conv};
 pub use mix::{MixFactor, mix, mix_by};
 pub use motion::{FrameWindows, motion_module};
 pub use norm::clip_norm;
-pub use relative::{attend_over_frames, attend_to_first_and_former, relative_temporal_transformer};
+pub use relative::{
+    TemporalNames, attend_over_frames, attend_over_frames_named, attend_to_first_and_former,
+    relative_temporal_transformer,
+};
 pub use spatio_temporal::{TemporalBlocks, TemporalResnetConfig, temporal_resnet};
 pub use transformer::{TemporalTransformerConfig, temporal_transformer};
 

@@ -12,6 +12,15 @@ const FARTHEST: usize = 32;
 /// Channels of each head that are rotated. Source: LaVie `UNet3DConditionModel`, `RotaryEmbedding(32)`.
 const ROTATED: usize = 32;
 
+/// What the normalisation and the attention over frames are called.
+#[derive(Debug, Clone, Copy)]
+pub struct TemporalNames {
+    /// The normalisation.
+    pub norm: &'static str,
+    /// The attention.
+    pub attention: &'static str,
+}
+
 /// Self-attention over frames with its residual, inside a spatial transformer: `[(b t), p, C] → [(b t), p, C]`.
 ///
 /// `relative` tells whether queries and keys are rotated by their frame and a bias is added by distance; without it
@@ -25,9 +34,22 @@ pub fn attend_over_frames<'g>(
     config: AttentionConfig,
     relative: bool,
 ) -> Value<'g> {
+    let names = TemporalNames { norm: "norm_temp", attention: "attn_temp" };
+    attend_over_frames_named(s, names, tokens, frames, config, relative)
+}
+
+/// [`attend_over_frames`] of layers with other names.
+pub fn attend_over_frames_named<'g>(
+    s: &Scope<'g>,
+    names: TemporalNames,
+    tokens: Value<'g>,
+    frames: &Frames,
+    config: AttentionConfig,
+    relative: bool,
+) -> Value<'g> {
     let clip = [frames.batch.clone(), frames.frames.clone(), tokens.dim(1), tokens.dim(2)];
-    let normal = layer_norm(&s.at("norm_temp"), tokens).reshape(clip);
-    let s = s.at("attn_temp");
+    let normal = layer_norm(&s.at(names.norm), tokens).reshape(clip);
+    let s = s.at(names.attention);
     let out = if relative { relative_attention(&s, normal, frames, config) } else { over_frames(&s, normal, config) };
     tokens + out.reshape_by(tokens, tokens.shape().0)
 }

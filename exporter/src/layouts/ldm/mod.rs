@@ -14,7 +14,7 @@ pub use video::VideoCrafter;
 use serde_json::{Value as Json, json};
 use vldm_graphs::weights::WeightType;
 
-use super::{Layout, LayoutError, Named, Part, Reading, Types};
+use super::{Layout, LayoutError, Named, Numbers, Part, Reading, Types};
 
 /// The original single files.
 pub struct Ldm;
@@ -30,8 +30,15 @@ impl Layout for Ldm {
         tensors.contains_key(&format!("{UNET}input_blocks.0.0.weight"))
     }
 
-    fn read(&self, tensors: &Types) -> Result<Reading, LayoutError> {
+    fn read(&self, tensors: &Types, _: &dyn Numbers) -> Result<Reading, LayoutError> {
         let shapes = Below { tensors, prefix: UNET };
+        // Source: YingqingHe/LVDM `lvdm/models/modules/openaimodel3d.py`, `dims=3`.
+        if shapes.get("input_blocks.0.0.weight").is_some_and(|ty| ty.shape.len() == 5) {
+            return Err(LayoutError::Unsupported {
+                found: "a network of LVDM, whose convolutions have three axes".to_owned(),
+                expected: "Stable Diffusion 1.x or 2.x, or VideoCrafter, which LVDM became",
+            });
+        }
         let unet = unet::Shape::read(&shapes)?;
         let mut reading = Reading { index: index(), ..Reading::default() };
         let (prediction, version) = if unet.linear { ("v_prediction", "2.x") } else { ("epsilon", "1.x") };

@@ -83,7 +83,7 @@ pub(super) const CLASSES: &[Class] = &[
         kind: SchedulerKind::Ddim,
         name: "DDIMScheduler",
         types: &[("ddim", ODE)],
-        keys: &[BETAS, SPACING, CLIP, ZERO_SNR, &["set_alpha_to_one", "eta"]],
+        keys: &[BETAS, SPACING, CLIP, ZERO_SNR, &["set_alpha_to_one", "eta", "clean_scale"]],
     },
     Class {
         kind: SchedulerKind::Pndm,

@@ -82,6 +82,10 @@ impl Scheduler {
         if class.kind == self.kind {
             return Ok(Self { solver: Solver { algorithm_type, ..self.solver.clone() }, ..self.clone() });
         }
+        if self.clean_scale.is_some() {
+            let expected = "ddim, for the network was trained with its own scale of the clean sample";
+            return Err(SchedulerError::Value { key: "type", expected, found: brief(name) });
+        }
         let mut s = class.defaults();
         s.solver.algorithm_type = algorithm_type;
         s.num_train_timesteps = self.num_train_timesteps;
@@ -143,6 +147,7 @@ impl Scheduler {
             "clip_sample" => put(&mut self.clip_sample, "clip_sample", BOOL, value),
             "clip_sample_range" => put(&mut self.clip_sample_range, "clip_sample_range", "a number", value),
             "rescale_betas_zero_snr" => put(&mut self.rescale_betas_zero_snr, "rescale_betas_zero_snr", BOOL, value),
+            "clean_scale" => put(&mut self.clean_scale, "clean_scale", "`last` and `steps`, or null", value),
             _ => self.solver.set(self.kind, key, value),
         }
     }

@@ -15,6 +15,27 @@ pub enum BetaSchedule {
     SquaredcosCapV2,
 }
 
+/// A factor of the clean sample in every noised one, beside √ᾱ: a line from 1 at timestep 0 to `last` at timestep
+/// `steps − 1`, and `last` from there on.
+///
+/// Source: AILab-CVC/VideoCrafter `lvdm/models/ddpm3d.py`, `scale_arr` (`scale_b`, `mid_step`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CleanScale {
+    /// The last factor, in 0..=1 without 0.
+    pub last: f64,
+    /// Timesteps of the line, at least 2.
+    pub steps: usize,
+}
+
+impl CleanScale {
+    /// The factor at a timestep.
+    pub fn at(&self, timestep: usize) -> f64 {
+        let share = timestep as f64 / self.steps.saturating_sub(1).max(1) as f64;
+        f64::from((1.0 + (self.last - 1.0) * share.min(1.0)) as f32)
+    }
+}
+
 /// What the network predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -36,6 +36,12 @@ impl Scheduler {
         check(self.steps_offset < n, "steps_offset", "less than num_train_timesteps", &self.steps_offset)?;
         let range = self.clip_sample_range;
         check(range.is_finite() && range > 0.0, "clip_sample_range", "a positive number", &range)?;
+        if let Some(scale) = self.clean_scale {
+            let fits = self.kind == SchedulerKind::Ddim && self.prediction_type == PredictionType::Epsilon;
+            check(fits, "clean_scale", "ddim and a network that predicts noise", &word(&self.kind))?;
+            check(scale.last > 0.0 && scale.last <= 1.0, "clean_scale", "`last` in 0..=1, without 0", &scale.last)?;
+            check((2..=n).contains(&scale.steps), "clean_scale", "2..=num_train_timesteps `steps`", &scale.steps)?;
+        }
         self.solver.validate(n)?;
         self.validate_prediction()?;
         self.validate_solver()

@@ -214,22 +214,23 @@ impl Builder<'_> {
             return Err(self.plan.error("keyframes.frames", "at least 2 when frames are interpolated", "1"));
         }
         let frames = factor * gaps + 1;
+        let at_once = interpolation.clip.as_ref().map_or(1, |clip| clip.intervals.min(gaps));
         let stream = self.stream(frames, self.latent);
-        for g in 0..gaps {
+        let units = gaps.div_ceil(at_once);
+        for u in 0..units {
+            let (g, end) = (u * at_once, gaps.min((u + 1) * at_once));
             let first = factor * g + usize::from(g > 0);
-            self.unit(
-                g,
-                vec![Span { stream: below, frames: g..g + 2 }],
-                Span { stream, frames: first..factor * (g + 1) + 1 },
-            );
+            let reads = vec![Span { stream: below, frames: g..end + 1 }];
+            self.unit(u, reads, Span { stream, frames: first..factor * end + 1 });
         }
         let guidance = Guidance::new(settings.guidance, settings.context_guidance);
-        let table = self.latent_table(kind.name(), settings.steps, &settings.scheduler)?;
+        let trained = interpolation.clip.as_ref().map_or(&self.bundle.cascade.scheduler, |clip| &clip.scheduler);
+        let table = self.table(kind.name(), settings.steps, &settings.scheduler, trained)?;
         let steps = table.steps.len();
-        let shape = self.latents(factor + 1);
+        let shape = self.latents(factor * at_once + 1);
         let noise_bytes = shape.iter().product::<usize>() * F32;
-        let evaluations = gaps * steps * guidance.branches(true).len();
-        let stage = Stage { kind, part, units: gaps, frames: frames - 1, shape, steps, evaluations, noise_bytes };
+        let evaluations = units * steps * guidance.branches(true).len();
+        let stage = Stage { kind, part, units, frames: frames - 1, shape, steps, evaluations, noise_bytes };
         self.stage(stage, table);
         Ok(())
     }

@@ -33,6 +33,8 @@ pub(crate) struct Needs {
     pub(crate) picture_latents: bool,
     /// Frames a second, motion and noise of the picture.
     pub(crate) added_time_ids: bool,
+    /// Frames a second alone.
+    pub(crate) fps: bool,
 }
 
 /// Whether a part has an input of that name.
@@ -59,6 +61,7 @@ impl Needs {
             picture,
             picture_latents: picture && sample.is_some_and(|port| port.shape.get(2) == Some(&both)),
             added_time_ids: takes(part, "added_time_ids"),
+            fps: takes(part, "fps"),
         }
     }
 
@@ -71,6 +74,7 @@ impl Needs {
             picture: self.picture || other.picture,
             picture_latents: self.picture_latents || other.picture_latents,
             added_time_ids: self.added_time_ids || other.added_time_ids,
+            fps: self.fps || other.fps,
         }
     }
 
@@ -112,7 +116,7 @@ impl Needs {
         }
         unknown(self.picture, c.image.is_some(), "conditions.image", "image encoder")?;
         let ids = "network that is told them";
-        unknown(self.added_time_ids, c.fps.is_some(), "conditions.fps", ids)?;
+        unknown(self.added_time_ids || self.fps, c.fps.is_some(), "conditions.fps", ids)?;
         unknown(self.added_time_ids, c.motion_bucket_id.is_some(), "conditions.motion_bucket_id", ids)?;
         let noise = self.added_time_ids || self.picture_latents;
         unknown(noise, c.noise_aug_strength.is_some(), "conditions.noise_aug_strength", ids)?;

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use vldm_graphs::bundle::Manifest;
+use vldm_graphs::bundle::{Cascade, Manifest, Sampling};
 
 use super::super::layout::{Needs, main_part};
 use super::{
-    Chunk, Conditions, Decode, File, Interpolate, Keyframes, Labels, MAX_PASSES, MOTION_BUCKET, NOISE_AUGMENTATION,
-    NoiseRule, Plan, Predict, Upsample, Video, Weight,
+    Chunk, Conditions, ContextReplace, Decode, File, Interpolate, Keyframes, Labels, MAX_PASSES, MOTION_BUCKET,
+    NOISE_AUGMENTATION, NoiseRule, Plan, Predict, Upsample, Video, Weight,
 };
 
 /// What stands for a prompt until there is one.
@@ -63,7 +63,7 @@ impl Template {
             source: main.is_none().then(file),
             keyframes: keyframes(bundle, needs),
             predict: (self.chunks > 0).then_some(predict),
-            interpolate: vec![Interpolate::default(); passes],
+            interpolate: vec![interpolate(cascade); passes],
             decode: decode(bundle, needs),
             upsample: upsample(bundle),
             video: Video { fps: Some(cascade.key_fps * factor.powi(passes as i32)), ..Video::default() },
@@ -77,12 +77,24 @@ impl Template {
             labels: labels.map(|l| (l.name.clone(), Some((l.classes - 1) / 2))).collect(),
             prompt: self.prompt.clone().or_else(|| text(PROMPT)),
             negative_prompt: text(""),
-            fps: needs.added_time_ids.then_some(bundle.cascade.key_fps),
+            fps: (needs.added_time_ids || needs.fps).then(|| told_fps(&bundle.cascade)),
             motion_bucket_id: needs.added_time_ids.then_some(MOTION_BUCKET),
             noise_aug_strength: needs.picture_latents.then_some(NOISE_AUGMENTATION),
             ..Conditions::default()
         }
     }
+}
+
+fn told_fps(cascade: &Cascade) -> f64 {
+    cascade.told_fps.unwrap_or(cascade.key_fps)
+}
+
+fn interpolate(cascade: &Cascade) -> Interpolate {
+    let clip = cascade.interpolation.as_ref().and_then(|i| i.clip.as_ref());
+    clip.map_or_else(Interpolate::default, |clip| {
+        let Sampling { steps, guidance: [guidance, _] } = clip.sampling;
+        Interpolate { steps, guidance, context_replace: ContextReplace::None, ..Interpolate::default() }
+    })
 }
 
 fn keyframes(bundle: &Manifest, needs: Needs) -> Keyframes {
@@ -112,7 +124,7 @@ fn upsample(bundle: &Manifest) -> Option<Upsample> {
     Some(Upsample {
         steps: latent.sampling.steps,
         guidance: latent.sampling.guidance[0],
-        noise_level: default.noise_level.min(latent.max_noise_level),
+        noise_level: latent.noise_level.unwrap_or(default.noise_level).min(latent.max_noise_level),
         ..default
     })
 }

@@ -123,7 +123,8 @@ impl Stages<'_> {
         })
     }
 
-    /// The frames of one gap and its right end; the first gap keeps its left end too.
+    /// The frames of one gap, or of as many as the network fills at once, and the right end; the first gap keeps its
+    /// left end too.
     pub(super) fn interpolate(
         &self,
         place: Place,
@@ -133,10 +134,16 @@ impl Stages<'_> {
         control: &dyn Control,
     ) -> Result<Vec<Frame>, CascadeError> {
         let (settings, ends) = (&self.plan.interpolate[pass], inputs.concat());
-        let (factor, regimes) = self.bundle.cascade.interpolation.as_ref().map_or((1, 0), |i| (i.factor, i.regimes));
-        let mut frames = vec![None; factor + 1];
-        (frames[0], frames[factor]) = (Some(ends[0].clone()), Some(ends[1].clone()));
-        let right_keyframe = (place.unit + 1).div_ceil(factor.pow(pass as u32));
+        let interpolation = self.bundle.cascade.interpolation.as_ref();
+        let (factor, regimes) = interpolation.map_or((1, 0), |i| (i.factor, i.regimes));
+        let clip = interpolation.and_then(|i| i.clip.as_ref());
+        let last = factor * (ends.len() - 1);
+        let mut frames = vec![None; last + 1];
+        for (i, end) in ends.into_iter().enumerate() {
+            frames[factor * i] = Some(end);
+        }
+        let gap = place.unit * clip.map_or(1, |clip| clip.intervals);
+        let right_keyframe = (gap + 1).div_ceil(factor.pow(pass as u32));
         let job = Job {
             part: "interpolate",
             source: Source::Interpolate(pass),
@@ -150,6 +157,6 @@ impl Stages<'_> {
             long: None,
         };
         let first = usize::from(place.unit > 0);
-        Ok(split(self.sample(place, &job, steps, control)?, first..factor + 1))
+        Ok(split(self.sample(place, &job, steps, control)?, first..last + 1))
     }
 }

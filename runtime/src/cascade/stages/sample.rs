@@ -151,11 +151,15 @@ impl Stages<'_> {
     fn fixed_inputs(&self, job: &Job) -> Vec<(&'static str, Tensor)> {
         let mut inputs = vec![];
         inputs.extend(job.regime.map(|regime| ("regime", one_i64(regime as i64))));
+        let (c, cascade) = (&self.plan.conditions, &self.bundle.cascade);
+        let fps = c.fps.or(cascade.told_fps).unwrap_or(cascade.key_fps);
+        if self.layout.needs.fps {
+            inputs.push(("fps", one(fps)));
+        }
         if self.layout.needs.added_time_ids {
-            let c = &self.plan.conditions;
             // The network was trained on one less than the frame rate. Source: diffusers `StableVideoDiffusionPipeline`.
             let ids = [
-                c.fps.unwrap_or(self.bundle.cascade.key_fps) - 1.0,
+                fps - 1.0,
                 c.motion_bucket_id.unwrap_or(MOTION_BUCKET) as f64,
                 c.noise_aug_strength.unwrap_or(NOISE_AUGMENTATION),
             ];

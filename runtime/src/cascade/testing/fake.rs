@@ -126,7 +126,8 @@ pub(crate) fn network(
             let regime = i64("regime").map_or(0.0, |r| r[[0]] as f32 / 7.0);
             let context = f32("context_latents").map_or(0.0, |c| c.mean().unwrap());
             let seen = f32("context_mask").map_or(0.0, |m| m.sum() / 5.0);
-            x.mapv(|x| 0.4 * x - 0.2 * tokens + context + 0.1 * seen * x * t() + regime)
+            let fps = f32("fps").map_or(0.0, |fps| fps[[0]] / 100.0);
+            x.mapv(|x| 0.4 * x - 0.2 * tokens + context + 0.1 * seen * x * t() + regime + fps)
         }
         "encoder" => f32("image")
             .unwrap()

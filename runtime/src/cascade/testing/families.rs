@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use vldm_graphs::bundle::{Manifest, Picture, PortDim, PortType, Sampling, Text};
+use vldm_graphs::bundle::{
+    ClipInterpolation, Interpolation, Manifest, Picture, PortDim, PortType, Sampling, Scheduler, Text,
+};
 
 use super::{bundle, part, port};
 
@@ -35,6 +37,24 @@ pub(crate) fn text_to_video() -> Manifest {
     manifest.cascade.text = Some(text());
     manifest.cascade.max_window = Some(4);
     manifest.cascade.sampling = Some(Sampling { steps: 3, guidance: [7.5, 7.5] });
+    manifest
+}
+
+/// Clips of 4 frames from a prompt, whose network is told the frame rate; whole clips are filled in at once.
+pub(crate) fn interpolated() -> Manifest {
+    let unet = || vec!["sample", "timestep", "encoder_hidden_states"];
+    let mut manifest = with(vec![
+        ("keyframes", [unet(), vec!["fps"]].concat()),
+        ("interpolate", [unet(), vec!["context_latents", "context_mask"]].concat()),
+        ("text_encoder", vec!["input_ids"]),
+        ("image_decoder", vec!["latents"]),
+    ]);
+    let scheduler = Scheduler { clip_sample: false, ..Scheduler::default() };
+    let sampling = Sampling { steps: 2, guidance: [4.0, 4.0] };
+    let clip = ClipInterpolation { intervals: 3, scheduler, sampling };
+    manifest.cascade.interpolation = Some(Interpolation { factor: 4, regimes: 0, clip: Some(clip) });
+    manifest.cascade.text = Some(text());
+    manifest.cascade.told_fps = Some(28.0);
     manifest
 }
 
@@ -71,6 +91,7 @@ pub(crate) fn all() -> BTreeMap<&'static str, Manifest> {
     BTreeMap::from([
         ("text-to-video", text_to_video()),
         ("text-to-image", text_to_image()),
+        ("interpolated", interpolated()),
         ("image-to-video", image_to_video()),
     ])
 }

@@ -58,7 +58,7 @@ pub(crate) fn bundle() -> Manifest {
             labels: vec![label("night", 2), label("crowd", 4)],
             window: 4,
             key_fps: 2.0,
-            interpolation: Some(Interpolation { factor: 4, regimes: 2 }),
+            interpolation: Some(Interpolation { factor: 4, regimes: 2, clip: None }),
             upsampler: Some(Upsampler {
                 prediction_type: PredictionType::Sample,
                 factor: 2,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use vldm_graphs::bundle::Manifest;
 
-use super::super::layout::Layout;
+use super::super::layout::{Layout, Unit};
 use super::super::plan::{PlanFile, Template};
 use super::super::testing::families;
 use super::super::testing::plan;
@@ -66,7 +66,8 @@ fn new_plans_of_every_family_run_and_say_how_often_networks_are_called() {
         let document = Template::default().plan(&bundle).to_json();
         assert_eq!(document["noise"], "counter");
         let (one, frames) = made(&document, &bundle, dir.path(), 1).unwrap();
-        assert_eq!(frames.len(), bundle.cascade.window, "{name}");
+        let fills = usize::from(bundle.cascade.interpolation.is_some());
+        assert_eq!(frames.len(), (bundle.cascade.window - 1) * 4usize.pow(fills as u32) + 1, "{name}");
         assert!(one.evaluations > 2, "{name}");
         let (_, again) = made(&document, &bundle, dir.path(), 3).unwrap();
         assert!(frames == again, "{name}: the number of lanes changes no bit");
@@ -101,6 +102,17 @@ fn every_condition_and_setting_changes_the_video() {
                 ("seed", json!(4)),
             ],
         ),
+        (
+            "interpolated",
+            vec![
+                ("prompt", json!("a fox")),
+                ("conditions.fps", json!(8)),
+                ("interpolate.steps", json!(3)),
+                ("interpolate.guidance", json!(1)),
+                ("interpolate.context_replace", json!("final")),
+                ("interpolate.scheduler", json!({"type": "euler"})),
+            ],
+        ),
         ("text-to-image", vec![("prompt", json!("a fox")), ("keyframes.steps", json!(3)), ("noise", json!("torch"))]),
     ] {
         let bundle = &families::all()[name];
@@ -130,6 +142,24 @@ fn long_clips_are_made_in_windows_and_their_calls_are_counted() {
         let calls = layout.stages[0].evaluations;
         assert_eq!(calls > 3 * 2, key == "context", "{key}: {calls} calls");
     }
+}
+
+#[test]
+fn a_network_of_whole_clips_fills_windows_of_key_frames_that_share_one() {
+    let (dir, bundle) = (folder(), families::interpolated());
+    let mut document = Template::default().plan(&bundle).to_json();
+    assert_eq!((&document["stages"][0]["fps"], &document["stages"][2]["steps"]), (&json!(28.0), &json!(2)));
+    assert_eq!(document["stages"][2]["guidance"], json!(4.0));
+    let layout = Layout::new(&plan(&document), &bundle).unwrap();
+    assert_eq!((layout.stages[1].units, layout.stages[1].shape[1]), (1, 13), "one window of 4 key frames");
+    document["stages"][1]["frames"] = json!(6);
+    let layout = Layout::new(&plan(&document), &bundle).unwrap();
+    let spans = |unit: &Unit| (unit.reads[0].frames.clone(), unit.writes.as_ref().map(|w| w.frames.clone()));
+    let units: Vec<_> = layout.units.iter().filter(|unit| unit.stage == 1).map(spans).collect();
+    assert_eq!(units, [(0..4, Some(0..13)), (3..6, Some(13..21))]);
+    let (report, frames) = made(&document, &bundle, dir.path(), 2).unwrap();
+    assert_eq!(frames.len(), 21);
+    assert_eq!(report.evaluations, layout.stages.iter().map(|s| s.evaluations).sum::<usize>());
 }
 
 #[test]
