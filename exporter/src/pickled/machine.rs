@@ -318,9 +318,9 @@ impl<'a> Machine<'a> {
             }
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
-                self.set_items(vec![key, value])
+                self.set_items(&[key, value])
             }
-            b'u' => self.marked().and_then(|items| self.set_items(items)),
+            b'u' => self.marked().and_then(|items| self.set_items(&items)),
             b'a' => self.pop().and_then(|item| self.append(&[item])),
             b'e' => self.marked().and_then(|items| self.append(&items)),
             b'c' => {
@@ -351,7 +351,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn set_items(&mut self, items: Vec<Value>) -> Done {
+    fn set_items(&mut self, items: &[Value]) -> Done {
         self.hold(items.len())?;
         let at = self.top()?;
         let (pairs, rest) = items.as_chunks::<2>();

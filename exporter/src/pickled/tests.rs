@@ -187,7 +187,7 @@ fn the_state_dict_is_found_where_trainers_put_it() {
 fn no_function_or_class_of_anything_else_is_named_let_alone_called() {
     let evil: &[(&[u8], &str)] = &[
         (b"cos\nsystem\nX\x02\0\0\0ls\x85R", "`os.system`"),
-        (b"cbuiltins\neval\nX\x01\0\0\01\x85R", "`builtins.eval`"),
+        (b"cbuiltins\neval\nX\x01\0\0\x001\x85R", "`builtins.eval`"),
         (b"c__builtin__\ngetattr\n", "`__builtin__.getattr`"),
         (b"ctorch\nload\n", "`torch.load`"),
         (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n", "`torch._utils._rebuild_tensor_v2.__globals__`"),

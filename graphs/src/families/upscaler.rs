@@ -359,8 +359,8 @@ mod tests {
         let cascade = Upscaler.open(&configs).unwrap().cascade().unwrap();
         let latent = cascade.upsampler.unwrap().latent.unwrap();
         // Source: Vchitect/LaVie `vsr/configs/sample.yaml`, `vsr/sample.py`.
-        assert_eq!((cascade.window, latent.sampling.steps, latent.noise_level), (8, 50, Some(50)));
-        assert_eq!(latent.sampling.guidance, [5.0, 5.0]);
+        assert_eq!((cascade.window, latent.noise_level), (8, Some(50)));
+        assert_eq!(latent.sampling, Sampling { steps: 50, guidance: [5.0, 5.0] });
         assert_eq!(latent.scheduler.beta_schedule, crate::bundle::BetaSchedule::Linear);
         configs.tensors.insert(format!("{module}attentions.0.norm.weight"), vec![256]);
         let error = Upscaler.open(&configs).map(|_| ()).unwrap_err().to_string();
