@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use vldm_graphs::bundle::Manifest;
 use vldm_graphs::fused::{ATTENTION, LINEARS};
 use vldm_graphs::onnx;
 use vldm_optimize::binding::binding_of;
 use vldm_optimize::{Options, Phase, Target, optimize, split};
-use vldm_runtime::{BACKENDS, LoadOptions, Session, Tensor};
+use vldm_runtime::{BACKENDS, LoadOptions, Session, Tensor, pieces};
 use vldm_tests::golden::cases;
+use vldm_tests::program::vldm;
 use vldm_tests::tolerance::{self, relative_error};
 use vldm_tests::{bundle, fixture};
 
@@ -111,4 +113,102 @@ fn bodies_of_fused_functions_agree_with_pytorch_as_their_kernels_do() {
     for set in ["tiny", "modelscope"] {
         agrees_optimised(set, false);
     }
+}
+
+/// Writes the bundle of a set, optimised for `target`, with the program.
+fn optimized(set: &str, target: Target, scratch: &Path) -> std::path::PathBuf {
+    let out = scratch.join(format!("{set}.{target}"));
+    let bundle = bundle::of(set);
+    vldm([
+        "optimize".as_ref(),
+        bundle.as_os_str(),
+        "--target".as_ref(),
+        target.name().as_ref(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ])
+    .expect(0);
+    out
+}
+
+const SETS: &[&str] = &["tiny", "svd", "modelscope", "animatediff", "lavie", "x4"];
+
+#[test]
+fn every_recipe_leaves_nothing_to_do_and_keeps_the_ports() {
+    for set in SETS {
+        let folder = bundle::of(set);
+        for name in Manifest::open(&folder).unwrap().parts.keys() {
+            let graph = onnx::read(&folder.join(format!("{name}.onnx"))).unwrap();
+            for target in Target::ALL {
+                let options = Options::new(target);
+                let (once, _) = optimize(&graph, &options).unwrap_or_else(|e| panic!("{set} {name} {target}: {e}"));
+                let (twice, report) = optimize(&once, &options).unwrap();
+                assert!(twice == once, "{set} {name} {target}: not at rest");
+                assert!(report.rules.iter().all(|r| r.applied == 0), "{set} {name} {target}");
+                // Read back, the graph is at rest as well.
+                let read = onnx::from_bytes(&onnx::to_bytes(&once).unwrap()).unwrap();
+                let (_, report) = optimize(&read, &options).unwrap();
+                assert!(report.rules.iter().all(|r| r.applied == 0), "{set} {name} {target}: after reading");
+            }
+        }
+    }
+}
+
+#[test]
+fn optimised_bundles_of_every_family_answer_as_pytorch_in_every_engine() {
+    let scratch = tempfile::tempdir().unwrap();
+    for set in SETS {
+        for kernels in [true, false] {
+            for (backend, options) in engines(kernels) {
+                let target = if backend.name() == "ort" { Target::Cpu } else { Target::Tract };
+                let folder = scratch.path().join(format!("{set}.{target}"));
+                if !folder.exists() {
+                    optimized(set, target, scratch.path());
+                }
+                let manifest = Manifest::open(&folder).unwrap();
+                assert_eq!(manifest.optimized.as_ref().unwrap().target, target.name());
+                let cases = cases(set);
+                for (name, part) in &manifest.parts {
+                    let session = pieces::load(backend, &folder, part, &options).unwrap();
+                    for case in cases.iter().filter(|c| c.part == *name) {
+                        check(session.as_ref(), backend.name(), case);
+                        // From what is remembered of the first time.
+                        check(session.as_ref(), backend.name(), case);
+                    }
+                }
+            }
+        }
+        // Thirty copies of weights are not needed at once.
+        for target in [Target::Cpu, Target::Tract] {
+            let folder = scratch.path().join(format!("{set}.{target}"));
+            if folder.exists() {
+                std::fs::remove_dir_all(folder).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn an_optimised_bundle_is_whole_says_what_it_is_and_is_not_optimised_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = optimized("tiny", Target::Tract, scratch.path());
+    vldm(["verify".as_ref(), folder.as_os_str()]).expect(0);
+    let shown = vldm(["inspect".as_ref(), folder.as_os_str()]).expect(0).stdout;
+    assert!(shown.contains("optimised  for tract: dead, "), "{shown}");
+    assert!(shown.contains("keyframes.prologue.onnx"), "{shown}");
+    let again = scratch.path().join("again");
+    let args = ["optimize".as_ref(), folder.as_os_str(), "-o".as_ref(), again.as_os_str()];
+    let refused = vldm(args).expect(1).stderr;
+    assert!(refused.contains("it is optimised for tract already"), "{refused}");
+    assert!(!again.exists());
+    let bundle = bundle::of("tiny");
+    let args =
+        ["optimize".as_ref(), bundle.as_os_str(), "-o".as_ref(), again.as_os_str(), "--skip".as_ref(), "fuse".as_ref()];
+    let refused = vldm(args).expect(1).stderr;
+    assert!(refused.contains("no rule `fuse` for target cpu (there are dead, "), "{refused}");
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1, "nothing half-written");
+    // A piece that was changed is found.
+    std::fs::write(folder.join("keyframes.branch.onnx"), std::fs::read(folder.join("keyframes.common.onnx")).unwrap())
+        .unwrap();
+    assert_eq!(vldm(["verify".as_ref(), folder.as_os_str()]).code, Some(1));
 }

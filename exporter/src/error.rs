@@ -142,6 +142,16 @@ pub enum ExportError {
         /// Size when it was copied.
         found: u64,
     },
+    /// A file of a bundle is not what its manifest says.
+    #[error("{}: expected BLAKE3 {expected}, found {found}: it has changed since it was exported; export it again", path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// Digest in the manifest.
+        expected: String,
+        /// Digest of the file.
+        found: String,
+    },
     /// The manifest cannot be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),

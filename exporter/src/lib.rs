@@ -40,7 +40,7 @@ pub use error::ExportError;
 pub use layouts::LayoutError;
 pub use lora::{Lora, LoraError, parse as parse_lora};
 pub use pickled::{Fault, PickledError};
-pub use place::LinkMode;
+pub use place::{LinkMode, Target as BundleFolder};
 pub use report::{PartReport, Report, WeightReport};
 pub use safetensors::SafetensorsError;
 
@@ -109,6 +109,7 @@ pub fn export(request: &Request) -> Result<Report, ExportError> {
         weights: BTreeMap::new(),
         files: BTreeMap::new(),
         provenance: Provenance { components: checkpoint.provenance.clone(), loras, ..Provenance::default() },
+        optimized: None,
         cascade,
     };
     for part in &parts {

@@ -63,6 +63,7 @@ impl Built {
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
             weights: self.weights.iter().cloned().collect(),
+            pieces: Vec::new(),
         })
     }
 

@@ -165,6 +165,31 @@ impl Target {
         Ok((path, WeightFile { bytes: bytes.len() as u64, blake3, source: resource.source.clone(), linked: false }))
     }
 
+    /// Puts a file of the finished bundle in the folder `from` here under the same name.
+    ///
+    /// # Errors
+    /// [`ExportError::Io`]; [`ExportError::Digest`] when it is not what its manifest says.
+    pub fn carry(
+        &self,
+        from: &Path,
+        file: &str,
+        described: &WeightFile,
+        mode: LinkMode,
+    ) -> Result<WeightFile, ExportError> {
+        let (from, to) = (from.join(file), self.folder().join(file));
+        let io = |source| ExportError::Io { path: from.clone(), source };
+        fs::create_dir_all(parent(&to)).map_err(io)?;
+        let linked = mode == LinkMode::HardLink && fs::hard_link(&from, &to).is_ok();
+        if !linked {
+            copy(&from, &to).map_err(io)?;
+        }
+        let (bytes, blake3) = digest(&to).map_err(io)?;
+        if blake3 != described.blake3 {
+            return Err(ExportError::Digest { path: from, expected: described.blake3.clone(), found: blake3 });
+        }
+        Ok(WeightFile { bytes, blake3, source: described.source.clone(), linked })
+    }
+
     /// Moves the finished bundle to its place; what it replaces is deleted afterwards.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 mod digest;
 pub mod files;
 mod json;
+mod optimized;
 mod provenance;
 mod scheduler;
 mod validate;
@@ -16,6 +17,7 @@ mod verify;
 
 pub use digest::digest;
 pub use json::{parse_python, parse_strict};
+pub use optimized::{Optimized, Phase, Piece};
 pub use provenance::{Lora, Merged, Provenance};
 pub use scheduler::{
     AlgorithmType, BetaSchedule, CleanScale, FinalSigmas, PredictionType, Scheduler, SchedulerError, SchedulerKind,
@@ -106,6 +108,9 @@ pub struct Manifest {
     /// What was merged or put together, if anything was.
     #[serde(default, skip_serializing_if = "Provenance::is_empty")]
     pub provenance: Provenance,
+    /// What the graphs were rewritten for, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimized: Option<Optimized>,
     /// How the parts play together.
     pub cascade: Cascade,
 }
@@ -126,6 +131,9 @@ pub struct Part {
     pub outputs: Vec<Port>,
     /// Weight files the graph refers to: keys of [`Manifest::weights`], sorted.
     pub weights: Vec<String>,
+    /// The graph cut along its binding times, in the order in which the pieces run; they compute what `file` computes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pieces: Vec<Piece>,
 }
 
 /// An input or output of a part.
@@ -380,6 +388,9 @@ impl Manifest {
         let manifest = Self::parse(&bytes, &path)?;
         for (name, part) in &manifest.parts {
             validate::check_file(dir, &path, &format!("parts.{name}"), &part.file, part.bytes)?;
+            for piece in &part.pieces {
+                validate::check_file(dir, &path, &format!("parts.{name}.pieces"), &piece.file, piece.bytes)?;
+            }
         }
         for (file, weights) in &manifest.weights {
             validate::check_file(dir, &path, &format!("weights.{file}"), file, weights.bytes)?;

@@ -19,6 +19,8 @@ pub enum Binding {
     Timestep,
     /// With the step of the window: the same in all branches.
     Latents,
+    /// With the step and the guidance branch: latents beside those of a picture, which guidance leaves out.
+    BranchLatents,
 }
 
 /// What a value depends on, beside the weights and the window.
@@ -35,9 +37,9 @@ pub struct Times {
 impl Times {
     fn of(binding: Binding) -> Self {
         Self {
-            branch: binding == Binding::Branch,
+            branch: matches!(binding, Binding::Branch | Binding::BranchLatents),
             timestep: binding == Binding::Timestep,
-            latents: binding == Binding::Latents,
+            latents: matches!(binding, Binding::Latents | Binding::BranchLatents),
         }
     }
 
@@ -67,6 +69,23 @@ const INPUTS: &[(&str, Binding)] = &[
 /// When the input `name` of a denoising network is known.
 pub fn binding_of(name: &str) -> Binding {
     INPUTS.iter().find(|(known, _)| *known == name).map_or(Binding::Window, |(_, binding)| *binding)
+}
+
+/// [`binding_of`] for the inputs of `graph`: a sample with other channels than the answer has latents of a picture
+/// beside its own.
+///
+/// Source: diffusers `StableVideoDiffusionPipeline.__call__`, whose negative image latents are zeros.
+pub fn bindings_of(graph: &Graph) -> impl Fn(&str) -> Binding + use<> {
+    let channels = |id: Option<ValueId>| {
+        let dims = &graph.value(id?).ty.as_ref()?.shape.0;
+        dims.iter().rev().nth(2)?.as_fixed()
+    };
+    let sample = channels(graph.inputs.iter().copied().find(|&id| graph.value(id).name == "sample"));
+    let beside = sample.is_some() && sample != channels(graph.outputs.first().copied());
+    move |name| match binding_of(name) {
+        Binding::Latents if beside => Binding::BranchLatents,
+        binding => binding,
+    }
 }
 
 /// Binding times of every value of a graph.

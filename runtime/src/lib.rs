@@ -13,6 +13,7 @@ pub mod kernels;
 pub mod measure;
 pub mod noise;
 pub mod parity;
+pub mod pieces;
 pub mod sampler;
 pub mod scheduler;
 pub mod tensor;

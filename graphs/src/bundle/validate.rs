@@ -42,6 +42,7 @@ impl Manifest {
             }
         }
         self.provenance.validate(check)?;
+        self.optimized.iter().try_for_each(|optimized| optimized.validate(check))?;
         self.cascade.validate(check)
     }
 }
@@ -50,10 +51,7 @@ impl Part {
     fn validate(&self, name: &str, weights: &BTreeMap<String, WeightFile>, check: Check) -> Result<(), BundleError> {
         let key = |suffix: &str| format!("parts.{name}{suffix}");
         check.that(is_name(name), &key(""), &"a plain name", &format!("{name:?}"))?;
-        let plain = files::is_plain_relative(&self.file)
-            && !self.file.contains('/')
-            && Path::new(&self.file).extension().is_some_and(|e| e == "onnx");
-        check.that(plain, &key(".file"), &"a plain name that ends in .onnx", &format!("{:?}", self.file))?;
+        check.graph_file(&key(".file"), &self.file)?;
         check.digest(&key(""), &self.blake3)?;
         for (suffix, ports) in [(".inputs", &self.inputs), (".outputs", &self.outputs)] {
             check.range(&key(suffix), ports.len(), 0..=MAX_PORTS)?;
@@ -75,7 +73,7 @@ impl Part {
         for file in &self.weights {
             check.that(weights.contains_key(file), &key(".weights"), &"files listed under `weights`", file)?;
         }
-        Ok(())
+        self.validate_pieces(name, check)
     }
 }
 
@@ -222,6 +220,13 @@ impl Check<'_> {
 
     pub(super) fn positive(self, key: &str, found: f64) -> Result<(), BundleError> {
         self.that(found.is_finite() && found > 0.0, key, &"a positive number", &found)
+    }
+
+    pub(super) fn graph_file(self, key: &str, file: &str) -> Result<(), BundleError> {
+        let plain = files::is_plain_relative(file)
+            && !file.contains('/')
+            && Path::new(file).extension().is_some_and(|e| e == "onnx");
+        self.that(plain, key, &"a plain name that ends in .onnx", &format!("{file:?}"))
     }
 
     pub(super) fn digest(self, key: &str, found: &str) -> Result<(), BundleError> {

@@ -40,6 +40,7 @@ impl Manifest {
     pub fn verify(&self, dir: &Path) -> Vec<Finding> {
         let mut findings = Vec::new();
         let parts = self.parts.values().map(|part| (&part.file, &part.blake3));
+        let parts = parts.chain(self.parts.values().flat_map(|part| &part.pieces).map(|p| (&p.file, &p.blake3)));
         let others = self.weights.iter().chain(&self.files).map(|(file, described)| (file, &described.blake3));
         for (file, expected) in parts.chain(others) {
             findings.push(Finding::new(file, "digest", check_digest(&dir.join(file), expected)));
@@ -52,6 +53,15 @@ impl Manifest {
                     findings.push(Finding::new(&part.file, "structure", Ok::<_, String>(())));
                     findings.push(Finding::new(&part.file, "signature", part.check_signature(&graph)));
                     findings.push(Finding::new(&part.file, "weights", part.check_weights(&graph)));
+                }
+            }
+            for piece in &part.pieces {
+                match onnx::read_with(&dir.join(&piece.file), options) {
+                    Err(e) => findings.push(Finding::new(&piece.file, "structure", Err(e))),
+                    Ok(graph) => {
+                        findings.push(Finding::new(&piece.file, "structure", Ok::<_, String>(())));
+                        findings.push(Finding::new(&piece.file, "weights", part.check_piece_weights(&graph)));
+                    }
                 }
             }
         }
@@ -92,6 +102,17 @@ impl Part {
             return Ok(());
         }
         Err(format!("expected references to {expected:?}, found {found:?}"))
+    }
+}
+
+impl Part {
+    /// A piece needs no weights that the part does not.
+    fn check_piece_weights(&self, graph: &Graph) -> Result<(), String> {
+        let others = |file: &&str| !self.weights.iter().any(|known| known == file);
+        match graph.weight_files().into_iter().find(others) {
+            Some(file) => Err(format!("expected references to {:?} alone, found {file:?}", self.weights)),
+            None => Ok(()),
+        }
     }
 }
 

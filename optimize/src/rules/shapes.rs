@@ -94,7 +94,9 @@ pub(super) fn words(from: &Shape, to: &[Dim]) -> Result<Vec<i64>, String> {
     let mut rest = 0;
     for (axis, dim) in to.iter().enumerate() {
         let word = match dim.as_fixed() {
-            Some(0) => return Err("a size of zero means another thing to a reshape".to_owned()),
+            // In a target, what stays in its place.
+            Some(0) if axis < from.rank() => 0,
+            Some(0) => return Err(format!("axis {axis} of {from} cannot stay in its place")),
             Some(n) => i64::try_from(n).map_err(|_| format!("size {n} is out of range"))?,
             None if dim.as_symbol() == Some("-1") || dim.factors().iter().any(|f| &*f.symbol == "-1") => -1,
             None if from.0.get(axis) == Some(dim) => 0,

@@ -71,7 +71,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         return stages::run(&plan, &args.cache, &engine, out);
     }
     ensure!(args.set.is_empty(), "--set changes a plan; {} is a folder without one", args.source.display());
-    let bundle = args.cache.open(&args.source)?;
+    let bundle = args.cache.open_for(&args.source, &engine)?;
     match (args.recording, args.case, args.answer) {
         (Some(recording), Some(case), Some(answer)) => peer::serve(&bundle, &engine, &Job { recording, case, answer }),
         (Some(recording), ..) => paired::parts(&bundle, &engine, &recording, &race, out),

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, ensure};
-use vldm_exporter::{Request, export};
+use vldm_exporter::{LinkMode, Request, export};
 use vldm_graphs::bundle::{MANIFEST, Manifest};
+use vldm_optimize::{Options, Target};
 
+use crate::engine::Engine;
 use crate::folders;
+use crate::optimize::{Settings, rewrite};
 use crate::output::{bytes, note};
 
 /// Folders deeper than this below a checkpoint hold none of its files.
@@ -29,6 +32,18 @@ pub struct CacheArgs {
     /// Folder for bundles exported on the way [default: the user's cache folder]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Run the graphs as they were exported, instead of optimising them for the engine into the cache, once
+    #[arg(long)]
+    no_optimize: bool,
+}
+
+/// The target whose graphs an engine runs.
+fn target_of(engine: &str) -> Option<Target> {
+    match engine {
+        "ort" => Some(Target::Cpu),
+        "tract" => Some(Target::Tract),
+        _ => None,
+    }
 }
 
 impl CacheArgs {
@@ -38,6 +53,42 @@ impl CacheArgs {
     /// When none was named and the system has none.
     pub fn folder(&self) -> anyhow::Result<PathBuf> {
         self.cache.clone().map_or_else(folders::cache, Ok)
+    }
+
+    /// [`open`](Self::open), with graphs optimised for `engine`: now, unless they were before.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); when the bundle at `path` is optimised for another engine.
+    pub fn open_for(&self, path: &Path, engine: &Engine) -> anyhow::Result<Bundle> {
+        let bundle = self.open(path)?;
+        let Some(target) = target_of(engine.backend.name()) else { return Ok(bundle) };
+        if let Some(optimized) = &bundle.manifest.optimized {
+            let fits = optimized.target == target.name();
+            let (path, name) = (bundle.path.display(), engine.backend.name());
+            let remedy = "give the bundle that `vldm export` wrote";
+            ensure!(
+                fits,
+                "{path}: it is optimised for {}, the engine is {name} ({target}); {remedy}",
+                optimized.target
+            );
+            return Ok(bundle);
+        }
+        if self.no_optimize {
+            return Ok(bundle);
+        }
+        let cache = self.folder()?;
+        let folder = cache.join(format!("optimized-{target}-{}", optimized_key(&bundle)?));
+        if !folder.join(MANIFEST).is_file() {
+            fs::create_dir_all(&cache).with_context(|| format!("{}", cache.display()))?;
+            note(format!("optimising {} for {target} into {}", bundle.path.display(), folder.display()));
+            let settings = Settings { options: Options::new(target), split: true };
+            let done = rewrite(&bundle, &settings, &folder, LinkMode::Copy, false);
+            // Another run may have been faster.
+            if !folder.join(MANIFEST).is_file() {
+                done?;
+            }
+        }
+        Bundle::open(&folder)
     }
 
     /// The bundle at `path`, or the bundle of the checkpoint at `path`: exported now, unless it was before and neither
@@ -77,18 +128,32 @@ impl Bundle {
     }
 }
 
-/// What the bundle of a checkpoint depends on: the contents of its files, and the program that exports it.
-fn key(checkpoint: &Path) -> anyhow::Result<String> {
-    let mut files = Vec::new();
-    collect(checkpoint, MAX_DEPTH, &mut files).with_context(|| format!("{}", checkpoint.display()))?;
-    files.sort();
+/// What an optimised bundle depends on: the digests of the files it is made of, and the program that makes it.
+fn optimized_key(bundle: &Bundle) -> anyhow::Result<String> {
+    let path = bundle.path.join(MANIFEST);
     let mut hash = blake3::Hasher::new();
+    program(&mut hash);
+    hash.update(&fs::read(&path).with_context(|| format!("{}", path.display()))?);
+    Ok(hash.finalize().to_hex()[..16].to_owned())
+}
+
+/// Version, size and time of this program.
+fn program(hash: &mut blake3::Hasher) {
     hash.update(env!("CARGO_PKG_VERSION").as_bytes());
     if let Ok(program) = std::env::current_exe().and_then(fs::metadata) {
         let built = program.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
         hash.update(&program.len().to_le_bytes());
         hash.update(&built.unwrap_or_default().as_nanos().to_le_bytes());
     }
+}
+
+/// What the bundle of a checkpoint depends on: the contents of its files, and the program that exports it.
+fn key(checkpoint: &Path) -> anyhow::Result<String> {
+    let mut files = Vec::new();
+    collect(checkpoint, MAX_DEPTH, &mut files).with_context(|| format!("{}", checkpoint.display()))?;
+    files.sort();
+    let mut hash = blake3::Hasher::new();
+    program(&mut hash);
     for file in files {
         let name = file.strip_prefix(checkpoint).unwrap_or(&file).to_string_lossy().into_owned();
         let mut contents = blake3::Hasher::new();

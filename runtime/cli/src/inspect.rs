@@ -14,6 +14,7 @@ use vldm_graphs::onnx::{self, ReadOptions};
 
 use crate::output::{Output, bytes, json, table, text};
 use binding::Report;
+pub use binding::savings;
 use model::{Model, Weight};
 
 /// Show what is in a bundle or an ONNX file: signature, operators, weights.
@@ -70,7 +71,11 @@ pub fn run(args: &Args, out: Output) -> anyhow::Result<()> {
     show(&args.view, &graphs, Some(&manifest), out)
 }
 
-fn part_graph(bundle: &Path, manifest: &Manifest, name: &str) -> anyhow::Result<Graph> {
+/// The graph of a part.
+///
+/// # Errors
+/// When the manifest has no such part, or its file cannot be read.
+pub fn part_graph(bundle: &Path, manifest: &Manifest, name: &str) -> anyhow::Result<Graph> {
     let part = manifest.part(name)?;
     let hard_links = part.weights.iter().any(|file| manifest.weights.get(file).is_some_and(|w| w.linked));
     onnx::read_with(&bundle.join(&part.file), ReadOptions { hard_links }).with_context(|| format!("part `{name}`"))
@@ -141,6 +146,13 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "labels     {}", if labels.is_empty() { "none".to_owned() } else { labels.join(", ") })?;
         let [height, width] = c.latent_size;
         writeln!(f, "latents    {} × {height} × {width}, {} pixels a cell", c.latent_channels, c.spatial_factor)?;
-        writeln!(f, "key frames {} a window, {} a second", c.window, c.key_fps)
+        writeln!(f, "key frames {} a window, {} a second", c.window, c.key_fps)?;
+        let Some(optimized) = &bundle.optimized else { return Ok(()) };
+        writeln!(f, "optimised  for {}: {}", optimized.target, optimized.recipe.join(", "))?;
+        for (name, part) in bundle.parts.iter().filter(|(_, part)| !part.pieces.is_empty()) {
+            let files: Vec<&str> = part.pieces.iter().map(|piece| piece.file.as_str()).collect();
+            writeln!(f, "pieces     of {name}: {}", files.join(", "))?;
+        }
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod interrupt;
 mod machine;
 mod measure;
 mod onnxruntime;
+mod optimize;
 mod output;
 mod plan;
 mod progress;
@@ -58,6 +59,7 @@ enum Command {
     Export(export::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
+    Optimize(optimize::Args),
     Plan(plan::Args),
     Run(run::Args),
     Measure(measure::Args),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Export(args) => export::run(args, out),
         Command::Inspect(args) => inspect::run(&args, out),
+        Command::Optimize(args) => optimize::run(args, cli.verbose > 0, out),
         Command::Verify(args) => verify::run(args, out),
         Command::Plan(args) => plan::run(args, out),
         Command::Run(args) => run::run(args, out),

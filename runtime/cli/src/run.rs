@@ -60,7 +60,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let engine = args.engine.resolve()?;
     let file = args.out.unwrap_or_else(|| PathBuf::from(args.plan.name()).with_extension("mp4"));
     video::format(&file)?;
-    let (plan, bundle) = args.plan.open(&args.cache)?;
+    let (plan, bundle) = args.plan.open_for(&args.cache, &engine)?;
     let layout = Layout::new(&plan, &bundle.manifest)?;
     let spec = layout.video(&plan);
     let report = make(&plan, &bundle, &layout, &engine, &file, &Shown::new(out))?;

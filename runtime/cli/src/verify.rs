@@ -7,6 +7,7 @@ use anyhow::ensure;
 use serde::Serialize;
 use vldm_graphs::bundle::Finding;
 use vldm_runtime::parity::{self, Difference};
+use vldm_runtime::pieces;
 
 use crate::bundle::Bundle;
 use crate::engine::{Engine, EngineArgs};
@@ -54,7 +55,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
 /// Loads every part.
 fn load(bundle: &Bundle, engine: &Engine, report: &mut Report) {
     for part in bundle.manifest.parts.values() {
-        let loaded = engine.backend.load(&bundle.path.join(&part.file), &engine.options);
+        let loaded = pieces::load(engine.backend, &bundle.path, part, &engine.options);
         let sentence = loaded.map(drop).map_err(|e| format!("{:#}", anyhow::Error::from(e)));
         report.findings.push(Finding::new(&part.file, "load", sentence));
     }
@@ -75,10 +76,9 @@ fn compare(
     report.tolerance = Some(tolerance);
     report.not_recorded = bundle.manifest.parts.keys().filter(|name| !recorded.contains_key(*name)).cloned().collect();
     for (name, file) in recorded {
-        let model = bundle.path.join(&bundle.manifest.part(&name)?.file);
         let cases = parity::cases(&file)?;
         note(format!("{name}: {} cases", cases.len()));
-        let session = engine.backend.load(&model, &engine.options)?;
+        let session = pieces::load(engine.backend, &bundle.path, bundle.manifest.part(&name)?, &engine.options)?;
         for case in cases {
             for (output, difference) in parity::compare(session.as_ref(), &case)? {
                 let (part, passed) = (name.clone(), difference.within(tolerance));

@@ -1,7 +1,7 @@
 //! Networks of a run: loaded when the first unit wants them; those of the start are dropped after it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::ArrayD;
@@ -9,16 +9,14 @@ use vldm_graphs::bundle::Manifest;
 
 use super::error::{CascadeError, Place};
 use crate::backend::{Backend, LoadOptions, Session};
+use crate::pieces;
 use crate::tensor::Tensor;
 
 /// Parts that one call of a run needs, at its start. All others stay loaded: a long video calls them to its end, and a
 /// short one keeps them as well, so that both take the same memory.
 const START: &[&str] = &["conditions", "text_encoder", "temporal_text_encoder", "image_encoder", "image", "encoder"];
 
-struct Part {
-    file: PathBuf,
-    session: Option<Arc<dyn Session>>,
-}
+type Loaded = Mutex<Option<Arc<dyn Session>>>;
 
 /// Networks by the names of their parts.
 pub(super) struct Sessions<'a> {
@@ -26,14 +24,13 @@ pub(super) struct Sessions<'a> {
     bundle: &'a Manifest,
     backend: &'a dyn Backend,
     options: LoadOptions,
-    parts: BTreeMap<String, Mutex<Part>>,
+    parts: BTreeMap<String, Loaded>,
 }
 
 impl<'a> Sessions<'a> {
     /// The networks of a bundle; none is loaded yet.
     pub(super) fn new(dir: &'a Path, bundle: &'a Manifest, backend: &'a dyn Backend, options: LoadOptions) -> Self {
-        let part = |file: &str| Mutex::new(Part { file: dir.join(file), session: None });
-        let parts = bundle.parts.iter().map(|(name, p)| (name.clone(), part(&p.file))).collect();
+        let parts = bundle.parts.keys().map(|name| (name.clone(), Mutex::new(None))).collect();
         Self { dir, bundle, backend, options, parts }
     }
 
@@ -78,21 +75,23 @@ impl<'a> Sessions<'a> {
     }
 
     fn get(&self, place: Place, name: &str) -> Result<Arc<dyn Session>, CascadeError> {
-        let part = self.parts.get(name).expect("a plan is laid out for parts that the bundle has");
-        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = &part.session {
+        let known = (self.parts.get(name), self.bundle.parts.get(name));
+        let (Some(loaded), Some(part)) = known else {
+            unreachable!("a plan is laid out for parts that the bundle has")
+        };
+        let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = &*loaded {
             return Ok(Arc::clone(session));
         }
         let fail = |e| CascadeError::Part { place, part: name.to_owned(), source: Box::new(e) };
-        let session: Arc<dyn Session> = self.backend.load(&part.file, &self.options).map_err(fail)?.into();
-        part.session = Some(Arc::clone(&session));
-        Ok(session)
+        let session = pieces::load(self.backend, self.dir, part, &self.options).map_err(fail)?;
+        Ok(Arc::clone(loaded.insert(session.into())))
     }
 
     /// A unit that calls the part is done: networks of the start are dropped.
     pub(super) fn release(&self, name: &str) {
         if let Some(part) = self.parts.get(name).filter(|_| START.contains(&name)) {
-            part.lock().unwrap_or_else(PoisonError::into_inner).session = None;
+            *part.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 }

@@ -163,7 +163,7 @@ pub fn parts(bundle: &Bundle, engine: &Engine, recording: &Path, race: &Race<'_>
 /// When the plan, the engine or a peer fails.
 pub fn plan(plan: &PlanArgs, cache: &CacheArgs, engine: &Engine, race: &Race<'_>, out: Output) -> anyhow::Result<()> {
     let file = plan.path().to_owned();
-    let (plan, bundle) = plan.open(cache)?;
+    let (plan, bundle) = plan.open_for(cache, engine)?;
     let layout = Layout::new(&plan, &bundle.manifest)?;
     let (scratch, threads) = (tempfile::tempdir()?, engine.options.threads);
     let (frames, mut made) = (scratch.path().join("0"), 0);

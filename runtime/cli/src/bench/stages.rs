@@ -51,7 +51,7 @@ impl fmt::Display for Measured {
 
 /// Makes the plan's video in a temporary folder and reports what it took.
 pub fn run(plan: &PlanArgs, cache: &CacheArgs, engine: &Engine, out: Output) -> anyhow::Result<()> {
-    let (plan, bundle) = plan.open(cache)?;
+    let (plan, bundle) = plan.open_for(cache, engine)?;
     let layout = Layout::new(&plan, &bundle.manifest)?;
     let scratch = tempfile::tempdir()?;
     let report = make(&plan, &bundle, &layout, engine, &scratch.path().join("video.mp4"), &Shown::new(out))?;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 use vldm_graphs::bundle::Manifest;
 use vldm_graphs::ir::Graph;
-use vldm_optimize::binding::binding_of;
+use vldm_optimize::binding::bindings_of;
 use vldm_optimize::cost::cost;
 use vldm_optimize::{Cost, Phase, split};
 
@@ -46,14 +46,29 @@ struct Piece {
     runs: u64,
 }
 
+/// The share of a run's arithmetic that cutting a network saves; `None` for one that is not called in a denoising loop.
+///
+/// # Errors
+/// When it cannot be cut.
+pub fn savings(name: &str, graph: &Graph, manifest: &Manifest) -> anyhow::Result<Option<f64>> {
+    if !denoises(graph) {
+        return Ok(None);
+    }
+    let part = Part::new(name, graph, Some(manifest))?;
+    Ok((part.pieces.len() > 1).then(|| 1.0 - part.run_pieces as f64 / part.run_whole.max(1) as f64))
+}
+
+/// Whether it takes a sample and a timestep.
+fn denoises(graph: &Graph) -> bool {
+    ["sample", "timestep"].iter().all(|name| graph.inputs.iter().any(|&id| graph.value(id).name == *name))
+}
+
 impl Report {
     /// Cuts every network that takes a sample and a timestep.
     ///
     /// # Errors
     /// When a network cannot be cut.
     pub fn new(graphs: &[(String, Graph)], manifest: Option<&Manifest>) -> anyhow::Result<Self> {
-        let denoises =
-            |g: &Graph| ["sample", "timestep"].iter().all(|name| g.inputs.iter().any(|&id| g.value(id).name == *name));
         let networks = graphs.iter().filter(|(_, g)| denoises(g));
         let parts = networks.map(|(name, g)| Part::new(name, g, manifest)).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Self { steps: STEPS, branches: BRANCHES, parts })
@@ -67,7 +82,7 @@ impl Part {
             let Cost { macs, .. } = cost(g, &symbols);
             macs
         };
-        let split = split(graph, binding_of).with_context(|| format!("part `{name}`"))?;
+        let split = split(graph, bindings_of(graph)).with_context(|| format!("part `{name}`"))?;
         // A network that nothing tells the branches of is called once a step.
         let branches = if split.pieces.iter().any(|(phase, _)| *phase == Phase::Branch) { BRANCHES } else { 1 };
         let piece = |(phase, g): &(Phase, Graph)| Piece {

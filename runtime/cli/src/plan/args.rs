@@ -7,6 +7,7 @@ use anyhow::Context;
 use vldm_runtime::cascade::plan::{Plan, PlanFile};
 
 use crate::bundle::{Bundle, CacheArgs};
+use crate::engine::Engine;
 
 /// A plan file and changes to it.
 #[derive(clap::Args)]
@@ -39,6 +40,18 @@ impl PlanArgs {
     /// # Errors
     /// When the plan or its bundle is not as it should be.
     pub fn open(&self, cache: &CacheArgs) -> anyhow::Result<(Plan, Bundle)> {
+        self.open_with(|path| cache.open(path))
+    }
+
+    /// The plan with all changes, and its bundle with graphs for `engine`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for(&self, cache: &CacheArgs, engine: &Engine) -> anyhow::Result<(Plan, Bundle)> {
+        self.open_with(|path| cache.open_for(path, engine))
+    }
+
+    fn open_with(&self, open: impl FnOnce(&Path) -> anyhow::Result<Bundle>) -> anyhow::Result<(Plan, Bundle)> {
         let mut file = PlanFile::open(&self.plan)?;
         for (key, value) in &self.set {
             file.set(key, value)?;
@@ -48,7 +61,7 @@ impl PlanArgs {
         let named = named.or(plan.checkpoint.as_ref().map(|path| ("checkpoint", path)));
         let neither = || format!("{}: expected `checkpoint` or `bundle`, found neither", plan.file);
         let (key, source) = named.with_context(neither)?;
-        let bundle = cache.open(&plan.resolve(source)).with_context(|| format!("{}: {key}", plan.file))?;
+        let bundle = open(&plan.resolve(source)).with_context(|| format!("{}: {key}", plan.file))?;
         Ok((plan, bundle))
     }
 }

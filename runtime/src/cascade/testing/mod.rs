@@ -19,7 +19,8 @@ fn port(name: &str, dtype: PortType, shape: &[&str]) -> Port {
 }
 
 fn part(file: &str, inputs: Vec<Port>) -> Part {
-    Part { file: format!("{file}.onnx"), bytes: 0, blake3: "0".repeat(64), inputs, outputs: vec![], weights: vec![] }
+    let (file, blake3) = (format!("{file}.onnx"), "0".repeat(64));
+    Part { file, bytes: 0, blake3, inputs, outputs: vec![], weights: vec![], pieces: vec![] }
 }
 
 /// Latents of 2 channels and 2×3 cells, windows of 4 frames, pixels ×2, upsampling ×2.
