@@ -55,6 +55,7 @@ pub(crate) fn bundle() -> Manifest {
         weights: BTreeMap::new(),
         files: BTreeMap::new(),
         provenance: vldm_graphs::bundle::Provenance::default(),
+        optimized: None,
         cascade: Cascade {
             labels: vec![label("night", 2), label("crowd", 4)],
             window: 4,
