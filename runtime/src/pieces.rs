@@ -49,7 +49,7 @@ pub fn load(
     if let Some(port) = outputs.iter().find(|p| !known.contains(&p.name)) {
         return Err(BackendError::Model { path, what: format!("output `{}` is made by no piece", port.name) });
     }
-    Ok(Box::new(Pieces { path, inputs, outputs, pieces }))
+    Ok(Box::new(Pieces { path, inputs, outputs, parts: pieces }))
 }
 
 /// How many answers of a piece are kept.
@@ -79,7 +79,7 @@ struct Pieces {
     path: PathBuf,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
-    pieces: Vec<Piece>,
+    parts: Vec<Piece>,
 }
 
 struct Piece {
@@ -112,8 +112,8 @@ impl Session for Pieces {
 
     fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, BackendError> {
         let given = arrange(&self.path, &self.inputs, inputs)?;
-        let mut answers: Vec<(&[Port], Answer)> = Vec::with_capacity(self.pieces.len());
-        for piece in &self.pieces {
+        let mut answers: Vec<(&[Port], Answer)> = Vec::with_capacity(self.parts.len());
+        for piece in &self.parts {
             let asked: Vec<(&str, &Tensor)> = piece
                 .session
                 .inputs()
@@ -171,15 +171,14 @@ impl Memory {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let same =
             |e: &Arc<Entry>| e.asked.len() == asked.len() && e.asked.iter().zip(asked).all(|(a, b)| equal(a, b.1));
-        let entry = match entries.iter().position(same) {
-            Some(at) => entries.remove(at),
-            None => {
-                if entries.len() >= self.most {
-                    entries.remove(0);
-                }
-                let asked = asked.iter().map(|(_, tensor)| (*tensor).clone()).collect();
-                Arc::new(Entry { asked, answer: Mutex::new(None) })
+        let entry = if let Some(at) = entries.iter().position(same) {
+            entries.remove(at)
+        } else {
+            if entries.len() >= self.most {
+                entries.remove(0);
             }
+            let asked = asked.iter().map(|(_, tensor)| (*tensor).clone()).collect();
+            Arc::new(Entry { asked, answer: Mutex::new(None) })
         };
         entries.push(Arc::clone(&entry));
         entry
@@ -252,7 +251,7 @@ mod tests {
             piece(Phase::Branch, &["h", "keys", "emb"], "y", &counts[3]),
         ];
         let inputs = ["sample", "timestep", "text", "unused"].map(port).to_vec();
-        (Pieces { path: "p.onnx".into(), inputs, outputs: vec![port("y")], pieces: all }, counts)
+        (Pieces { path: "p.onnx".into(), inputs, outputs: vec![port("y")], parts: all }, counts)
     }
 
     fn ask(p: &Pieces, sample: f32, timestep: f32, text: f32) -> f32 {

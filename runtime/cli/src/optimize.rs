@@ -113,7 +113,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows = vec![["part", "nodes", "after", "in pieces", "rewrites"].map(str::to_owned).to_vec()];
         for part in &self.parts {
-            let rules: Vec<String> = part.rules.iter().filter(|r| r.applied > 0).map(ToString::to_string).collect();
+            let rules: Vec<String> = part.rules.iter().filter(|r| r.rewrites > 0).map(ToString::to_string).collect();
             let cut = match part.saved {
                 Some(saved) => format!("{}: {:.1} % less", part.pieces.join(" + "), saved * 100.0),
                 None => String::new(),

@@ -11,7 +11,7 @@ use vldm_graphs::bundle::{self, Optimized, Part};
 use vldm_graphs::ir::Graph;
 use vldm_graphs::onnx;
 use vldm_optimize::binding::bindings_of;
-use vldm_optimize::{Options, Phase, Refusal, RuleReport, optimize, recipe, split};
+use vldm_optimize::{Options, Phase, Refusal, Rule, RuleReport, optimize, recipe, split};
 
 use crate::bundle::Bundle;
 use crate::inspect::{part_graph, savings};
@@ -48,7 +48,7 @@ pub struct Applied {
     /// Its name.
     pub name: &'static str,
     /// Rewrites.
-    pub applied: usize,
+    pub rewrites: usize,
     /// Where it declined.
     pub refused: Vec<Declined>,
 }
@@ -65,13 +65,17 @@ pub struct Declined {
 impl From<RuleReport> for Applied {
     fn from(report: RuleReport) -> Self {
         let declined = |Refusal { node, reason }| Declined { node, reason };
-        Self { name: report.name, applied: report.applied, refused: report.refused.into_iter().map(declined).collect() }
+        Self {
+            name: report.name,
+            rewrites: report.applied,
+            refused: report.refused.into_iter().map(declined).collect(),
+        }
     }
 }
 
 impl fmt::Display for Applied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.name, self.applied)
+        write!(f, "{} {}", self.name, self.rewrites)
     }
 }
 
@@ -109,15 +113,15 @@ pub fn rewrite(
     let used: Vec<String> = used.into_iter().cloned().collect();
     manifest.weights.retain(|file, _| used.contains(file));
     manifest.provenance.merged.retain(|file, _| used.contains(file));
-    for (file, described) in manifest.weights.iter_mut() {
+    for (file, described) in &mut manifest.weights {
         *described = folder.carry(&bundle.path, file, described, mode)?;
     }
-    for (file, described) in manifest.files.iter_mut() {
+    for (file, described) in &mut manifest.files {
         *described = folder.carry(&bundle.path, file, described, LinkMode::Copy)?;
     }
     let skipped = |name: &str| settings.options.skip.iter().any(|n| n == name);
     let chosen = |name: &str| settings.options.only.is_empty() || settings.options.only.iter().any(|n| n == name);
-    let rules = recipe(settings.options.target).map(|rule| rule.name());
+    let rules = recipe(settings.options.target).map(Rule::name);
     let mut names: Vec<String> = rules.filter(|n| chosen(n) && !skipped(n)).map(str::to_owned).collect();
     names.extend(settings.split.then(|| super::SPLIT.to_owned()));
     manifest.optimized = Some(Optimized { target: settings.options.target.name().to_owned(), recipe: names });
