@@ -20,6 +20,7 @@ pub use conv::{conv_over_frames, four_temporal_convs, resnet_over_frames, tempor
 pub use mix::{MixFactor, mix, mix_by};
 pub use motion::{FrameWindows, motion_module};
 pub use norm::clip_norm;
+pub(crate) use norm::normalise_clips;
 pub use relative::{
     TemporalNames, attend_over_frames, attend_over_frames_named, attend_to_first_and_former,
     relative_temporal_transformer,

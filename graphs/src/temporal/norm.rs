@@ -1,12 +1,13 @@
 //! `vldm::ClipGroupNorm`: group normalisation whose statistics span all frames of a clip.
 
 use super::{to_clip, to_frames};
+use crate::fused::{CLIP_GROUP_NORM, group_norm};
 use crate::ir::{Function, Initializer, ValueId};
-use crate::nn::{Frames, Scope, Value, function_body};
+use crate::nn::{Body, Frames, Scope, Value};
 use crate::ops::{Attr, BinaryKind, Call, ConstantOfShape, InstanceNormalization, Reshape, ShapeOf, Transpose};
 
 /// Operator type.
-const NAME: &str = "ClipGroupNorm";
+const NAME: &str = CLIP_GROUP_NORM;
 
 /// `clip_group_norm` of frames: `[(b t), C, H, W] → [(b t), C, H, W]`.
 pub fn clip_norm<'g>(s: &Scope<'g>, x: Value<'g>, frames: &Frames, groups: usize, epsilon: f32) -> Value<'g> {
@@ -26,25 +27,27 @@ pub(super) fn clip_group_norm<'g>(s: &Scope<'g>, x: Value<'g>, groups: usize, ep
 }
 
 fn body() -> Function {
-    let doc = "Group normalisation of clips [b, t, c, p]; statistics over (c/groups, t, p).";
-    function_body(doc, &["groups", "epsilon"], ["x", "scale", "bias"], |f, [x, scale, bias]| {
-        let by_channel = f.emit(Transpose { perm: vec![0, 2, 1, 3] }, &[x]); // b c t p
-        let groups = f.int_attribute("groups");
-        let (keep, rest) = (f.ints(&[0]), f.ints(&[-1]));
-        let grouped = f.emit(crate::ops::Concat { axis: 0 }, &[keep, groups, rest]);
-        let flat = f.emit(Reshape, &[by_channel, grouped]);
-        let one = ConstantOfShape { value: Initializer::from_f32(&[1], &[1.0]) };
-        let zero = ConstantOfShape { value: Initializer::from_f32(&[1], &[0.0]) };
-        let (ones, zeros) = (f.emit(one, &[groups]), f.emit(zero, &[groups]));
-        let norm = InstanceNormalization { epsilon: 1e-5 };
-        let normal = f.emit_with(norm, &[flat, ones, zeros], &[("epsilon", "epsilon")]);
-        let shape = f.emit(ShapeOf { start: 0, end: None }, &[by_channel]);
-        let normal = f.emit(Reshape, &[normal, shape]);
-        let per_channel = f.ints(&[-1, 1, 1]);
-        let mut column = |v: ValueId| f.emit(Reshape, &[v, per_channel]);
-        let (scale, bias) = (column(scale), column(bias));
-        let scaled = f.emit(BinaryKind::Mul, &[normal, scale]);
-        let shifted = f.emit(BinaryKind::Add, &[scaled, bias]);
-        f.emit(Transpose { perm: vec![0, 2, 1, 3] }, &[shifted])
-    })
+    group_norm(NAME)
+}
+
+/// The body of [`NAME`], with the call's attributes `groups` and `epsilon`.
+pub(crate) fn normalise_clips(f: &mut Body, [x, scale, bias]: [ValueId; 3]) -> ValueId {
+    let by_channel = f.emit(Transpose { perm: vec![0, 2, 1, 3] }, &[x]); // b c t p
+    let groups = f.int_attribute("groups");
+    let (keep, rest) = (f.ints(&[0]), f.ints(&[-1]));
+    let grouped = f.emit(crate::ops::Concat { axis: 0 }, &[keep, groups, rest]);
+    let flat = f.emit(Reshape, &[by_channel, grouped]);
+    let one = ConstantOfShape { value: Initializer::from_f32(&[1], &[1.0]) };
+    let zero = ConstantOfShape { value: Initializer::from_f32(&[1], &[0.0]) };
+    let (ones, zeros) = (f.emit(one, &[groups]), f.emit(zero, &[groups]));
+    let norm = InstanceNormalization { epsilon: 1e-5 };
+    let normal = f.emit_with(norm, &[flat, ones, zeros], &[("epsilon", "epsilon")]);
+    let shape = f.emit(ShapeOf { start: 0, end: None }, &[by_channel]);
+    let normal = f.emit(Reshape, &[normal, shape]);
+    let per_channel = f.ints(&[-1, 1, 1]);
+    let mut column = |v: ValueId| f.emit(Reshape, &[v, per_channel]);
+    let (scale, bias) = (column(scale), column(bias));
+    let scaled = f.emit(BinaryKind::Mul, &[normal, scale]);
+    let shifted = f.emit(BinaryKind::Add, &[scaled, bias]);
+    f.emit(Transpose { perm: vec![0, 2, 1, 3] }, &[shifted])
 }

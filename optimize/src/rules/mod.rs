@@ -5,6 +5,7 @@ mod channels_last;
 mod constants;
 mod dead;
 mod duplicates;
+mod group_norm;
 mod inline;
 mod layout;
 mod linear;
@@ -38,4 +39,5 @@ pub const RULES: &[(&dyn Rule, &[Target])] = &[
     (&duplicates::Duplicates, ALL),
     (&attention::FuseAttention, KERNELS),
     (&linear::FuseLinear, KERNELS),
+    (&group_norm::GroupNorm, KERNELS),
 ];

@@ -1,6 +1,8 @@
 //! Engines: what loads a model file and runs it. To add one, write a [`Backend`] in a
 //! file beside this one and name it in [`BACKENDS`].
 
+#[cfg(any(feature = "ort", feature = "tract"))]
+mod native;
 #[cfg(feature = "ort")]
 mod ort;
 mod port;

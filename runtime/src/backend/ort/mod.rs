@@ -60,10 +60,12 @@ fn commit(environment: &ort::environment::Environment, path: &Path, o: &LoadOpti
         .with_disabled_optimizers("SkipLayerNormFusion")?;
     if o.kernels {
         let threads = o.threads.max(1);
-        let domain = OperatorDomain::new("vldm")?.add(operator::TemporalAttentionOp { threads })?;
-        let mut domain = domain.add(tokens::AttentionOp { threads })?;
+        let mut domain = OperatorDomain::new(vldm_graphs::DOMAIN)?.add(tokens::AttentionOp { threads })?;
         for &(form, name) in vldm_graphs::fused::LINEARS {
             domain = domain.add(tokens::LinearOp { form, name, threads })?;
+        }
+        for function in operator::FUNCTIONS {
+            domain = domain.add(operator::FunctionOperator { function, threads })?;
         }
         builder = builder.with_operators(domain)?;
     }

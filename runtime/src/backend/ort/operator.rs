@@ -1,28 +1,97 @@
-//! `vldm::TemporalAttention` as an ONNX Runtime operator on our fused kernel.
+//! Functions of domain `vldm` as ONNX Runtime operators on our kernels; it prefers them to the function bodies of the
+//! same names.
 
 use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext,
+    ComputeContext, FromKernelContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
+    ShapeInferenceContext,
 };
-use ort::value::TensorElementType;
+use ort::value::{TensorElementType, TensorValueType};
+use vldm_graphs::fused::{CLIP_GROUP_NORM, CLIP_GROUP_NORM_SILU, GROUP_NORM, GROUP_NORM_SILU};
 
 use super::spread::SessionThreads;
-use crate::kernels::TemporalAttention;
+use crate::backend::native::{Input, Layout, Mix, Native, Norm};
+use crate::kernels::{GroupNorm, TemporalAttention, TemporalConv};
 
-/// The operator; ONNX Runtime prefers it to the function body of the same name.
-pub struct TemporalAttentionOp {
-    /// Threads of the session.
+/// A function: its name, how many inputs are data, how many are weights after them, and how its kernel is made.
+pub struct Function {
+    name: &'static str,
+    data: usize,
+    weights: usize,
+    make: fn(&Call<'_, '_>) -> Result<Box<dyn Native>, String>,
+}
+
+/// Every function that has an operator.
+pub static FUNCTIONS: &[Function] = &[
+    Function { name: "TemporalAttention", data: 3, weights: 0, make: temporal_attention },
+    Function { name: "TemporalConv", data: 1, weights: 2, make: temporal_conv },
+    Function { name: "Mix", data: 2, weights: 0, make: |call| Ok(Box::new(Mix { temporal: call.get("temporal")? })) },
+    Function { name: GROUP_NORM, data: 1, weights: 2, make: |call| norm(call, Layout::Images, false) },
+    Function { name: GROUP_NORM_SILU, data: 1, weights: 2, make: |call| norm(call, Layout::Images, true) },
+    Function { name: CLIP_GROUP_NORM, data: 1, weights: 2, make: |call| norm(call, Layout::Clips, false) },
+    Function { name: CLIP_GROUP_NORM_SILU, data: 1, weights: 2, make: |call| norm(call, Layout::Clips, true) },
+];
+
+/// A node of the graph that calls a function.
+pub struct Call<'a, 'ctx> {
+    ctx: &'a KernelContext<'ctx>,
+    weights: Vec<(Vec<usize>, Vec<f32>)>,
+}
+
+impl<'ctx> Call<'_, 'ctx> {
+    fn get<T: FromKernelContext<'ctx>>(&self, name: &str) -> Result<T, String> {
+        self.ctx.get(name).ok_or_else(|| format!("attribute `{name}` is missing"))
+    }
+}
+
+fn temporal_attention(call: &Call) -> Result<Box<dyn Native>, String> {
+    let kernel = TemporalAttention::new(call.get("heads")?, call.get("scale")?, call.get("window").unwrap_or(0));
+    Ok(Box::new(kernel?))
+}
+
+fn temporal_conv(call: &Call) -> Result<Box<dyn Native>, String> {
+    let [(shape, weight), (_, bias)] = &call.weights[..] else { return Err("its weights are missing".into()) };
+    let kernel = shape.get(1).and_then(|&channels| TemporalConv::new(channels, weight, bias));
+    Ok(Box::new(kernel.ok_or_else(|| format!("a weight of {shape:?} does not fit a bias of {}", bias.len()))?))
+}
+
+fn norm(call: &Call, layout: Layout, silu: bool) -> Result<Box<dyn Native>, String> {
+    let [(_, scale), (_, bias)] = &call.weights[..] else { return Err("its weights are missing".into()) };
+    let (groups, epsilon): (i64, f32) = (call.get("groups")?, call.get("epsilon")?);
+    let kernel = usize::try_from(groups).ok().and_then(|g| GroupNorm::new(g, epsilon, scale.clone(), bias.clone()));
+    let kernel = kernel.ok_or_else(|| format!("{} channels do not divide into {groups} groups", scale.len()))?;
+    Ok(Box::new(Norm { kernel: if silu { kernel.with_silu() } else { kernel }, layout }))
+}
+
+/// A function as an operator of sessions with so many threads.
+pub struct FunctionOperator {
+    pub function: &'static Function,
     pub threads: usize,
 }
 
-impl Operator for TemporalAttentionOp {
-    type Kernel<'attr> = TemporalAttentionKernel;
+impl FunctionOperator {
+    fn create(&self, ctx: &KernelContext) -> Result<Box<dyn Native>, String> {
+        let weight = |i: usize| -> Result<(Vec<usize>, Vec<f32>), String> {
+            let value = ctx
+                .constant_input::<TensorValueType<f32>>(i)
+                .map_err(|e| format!("weight {i} is not constant: {e}"))?;
+            let (shape, numbers) = value.extract_tensor();
+            Ok((shape.iter().map(|&n| n as usize).collect(), numbers.to_vec()))
+        };
+        let function = self.function;
+        let weights = (function.data..function.data + function.weights).map(weight).collect::<Result<_, String>>()?;
+        (function.make)(&Call { ctx, weights })
+    }
+}
+
+impl Operator for FunctionOperator {
+    type Kernel<'attr> = FunctionKernel;
 
     fn name(&self) -> &'static str {
-        "TemporalAttention"
+        self.function.name
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [const { OperatorInput::required(TensorElementType::Float32) }; 3]
+        (0..self.function.data + self.function.weights).map(|_| OperatorInput::required(TensorElementType::Float32))
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -30,38 +99,39 @@ impl Operator for TemporalAttentionOp {
     }
 
     fn create_kernel<'attr>(&self, ctx: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
-        let missing = |name| ort::Error::new(format!("vldm::TemporalAttention: attribute `{name}` is missing"));
-        let heads: i64 = ctx.get("heads").ok_or_else(|| missing("heads"))?;
-        let scale: f32 = ctx.get("scale").ok_or_else(|| missing("scale"))?;
-        let window: i64 = ctx.get("window").unwrap_or(0);
-        let kernel = TemporalAttention::new(heads, scale, window).map_err(ort::Error::new)?;
-        Ok(TemporalAttentionKernel { kernel, threads: self.threads })
+        let kernel = self.create(ctx).map_err(|e| {
+            let node = ctx.node_name().unwrap_or_default();
+            ort::Error::new(format!("vldm::{} of node `{node}`: {e}", self.function.name))
+        })?;
+        Ok(FunctionKernel { kernel, data: self.function.data, threads: self.threads })
     }
 
-    fn infer_shape(&self, ctx: &mut ShapeInferenceContext) -> ort::Result<()> {
-        match ctx.inputs().first() {
-            Some(q) => ctx.set_output(0, q),
-            None => Ok(()),
-        }
+    fn infer_shape(&self, _: &mut ShapeInferenceContext) -> ort::Result<()> {
+        Ok(()) // the file says the shapes of all values
     }
 }
 
-/// The operator with its attributes.
-pub struct TemporalAttentionKernel {
-    kernel: TemporalAttention,
+/// A kernel with its weights.
+pub struct FunctionKernel {
+    kernel: Box<dyn Native>,
+    data: usize,
     threads: usize,
 }
 
-impl Kernel for TemporalAttentionKernel {
+impl Kernel for FunctionKernel {
     fn compute(&mut self, ctx: &ComputeContext) -> ort::Result<()> {
-        let missing = || ort::Error::new("vldm::TemporalAttention: an input or output is missing");
-        let (q, k, v) = (ctx.input(0)?, ctx.input(1)?, ctx.input(2)?);
-        let (q, k, v) = (q.ok_or_else(missing)?, k.ok_or_else(missing)?, v.ok_or_else(missing)?);
-        let (shape, q) = q.try_extract_tensor::<f32>()?;
-        let ((_, k), (_, v)) = (k.try_extract_tensor::<f32>()?, v.try_extract_tensor::<f32>()?);
-        let mut y = ctx.output(0, shape.to_vec())?.ok_or_else(missing)?;
+        let missing = || ort::Error::new(format!("{}: an input or output is missing", self.kernel.name()));
+        let values = (0..self.data).map(|i| ctx.input(i)?.ok_or_else(missing)).collect::<ort::Result<Vec<_>>>()?;
+        let tensors = values.iter().map(|v| v.try_extract_tensor::<f32>()).collect::<ort::Result<Vec<_>>>()?;
+        let sizes = |(shape, _): &(&ort::value::Shape, &[f32])| shape.iter().map(|&n| n as usize).collect();
+        let shapes: Vec<Vec<usize>> = tensors.iter().map(sizes).collect();
+        let axes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        let shape = self.kernel.output(&axes).map_err(ort::Error::new)?;
+        let inputs: Vec<Input> = axes.iter().zip(&tensors).map(|(&axes, (_, numbers))| (axes, *numbers)).collect();
+        let to = shape.iter().map(|&n| n as i64).collect::<Vec<i64>>();
+        let mut y = ctx.output(0, to)?.ok_or_else(missing)?;
         let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-        let axes: Vec<usize> = shape.iter().map(|&n| n as usize).collect();
-        self.kernel.run(&SessionThreads { ctx, threads: self.threads }, &axes, [q, k, v], y).map_err(ort::Error::new)
+        let spread = SessionThreads { ctx, threads: self.threads };
+        self.kernel.run(&spread, &inputs, y).map_err(ort::Error::new)
     }
 }

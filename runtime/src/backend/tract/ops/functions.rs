@@ -7,14 +7,25 @@ use tract_onnx::prelude::{Datum, OutletId, SpecialOps, TVec, TractResult, TypedM
 use tract_onnx::tract_core::internal::{StaticName, bail, format_err};
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
 use tract_onnx::tract_hir::internal::{Expansion, expand};
+use vldm_graphs::fused::{
+    ATTENTION, CLIP_GROUP_NORM, CLIP_GROUP_NORM_SILU, GROUP_NORM, GROUP_NORM_SILU, LINEARS, Linear as Form,
+};
 
-use super::kernels::{Layout, Mix, Norm};
 use super::native::NativeOp;
+use crate::backend::native::{Layout, Mix, Norm};
 use crate::kernels::{Activation, GroupNorm, LayerNorm, Linear, TemporalAttention, TemporalConv, TokenAttention};
-use vldm_graphs::fused::{ATTENTION, LINEARS, Linear as Form};
 
 /// Functions of domain `vldm` that have a kernel, beside those of [`LINEARS`].
-const FUNCTIONS: &[&str] = &["TemporalAttention", "TemporalConv", "ClipGroupNorm", "Mix", ATTENTION];
+const FUNCTIONS: &[&str] = &[
+    "TemporalAttention",
+    "TemporalConv",
+    CLIP_GROUP_NORM,
+    CLIP_GROUP_NORM_SILU,
+    GROUP_NORM,
+    GROUP_NORM_SILU,
+    "Mix",
+    ATTENTION,
+];
 
 /// Whether a function of domain `vldm` has a kernel; others are inlined.
 pub fn has_kernel(function: &str) -> bool {
@@ -28,7 +39,7 @@ enum Node {
     TemporalConv,
     Attention(TokenAttention),
     Linear(Form),
-    ClipGroupNorm { groups: usize, epsilon: f32 },
+    GroupNorm { groups: usize, epsilon: f32, layout: Layout, silu: bool },
     InstanceNorm { epsilon: f32 },
     LayerNorm { epsilon: f32 },
     Mix(Mix),
@@ -69,7 +80,27 @@ pub fn temporal_conv(_: &ParsingContext, node: &NodeProto) -> Built {
 
 /// `vldm::ClipGroupNorm`
 pub fn clip_group_norm(_: &ParsingContext, node: &NodeProto) -> Built {
-    Ok(built(Node::ClipGroupNorm { groups: node.get_attr("groups")?, epsilon: node.get_attr("epsilon")? }))
+    normalisation(node, Layout::Clips, false)
+}
+
+/// `vldm::ClipGroupNormSilu`
+pub fn clip_group_norm_silu(_: &ParsingContext, node: &NodeProto) -> Built {
+    normalisation(node, Layout::Clips, true)
+}
+
+/// `vldm::GroupNorm`
+pub fn group_norm(_: &ParsingContext, node: &NodeProto) -> Built {
+    normalisation(node, Layout::Images, false)
+}
+
+/// `vldm::GroupNormSilu`
+pub fn group_norm_silu(_: &ParsingContext, node: &NodeProto) -> Built {
+    normalisation(node, Layout::Images, true)
+}
+
+fn normalisation(node: &NodeProto, layout: Layout, silu: bool) -> Built {
+    let (groups, epsilon) = (node.get_attr("groups")?, node.get_attr("epsilon")?);
+    Ok(built(Node::GroupNorm { groups, epsilon, layout, silu }))
 }
 
 /// `vldm::Mix`
@@ -100,7 +131,7 @@ impl Node {
             Self::TemporalAttention(_) | Self::Attention(_) => 3,
             Self::Mix(_) => 2,
             Self::Linear(form) => 1 + usize::from(Activation::of(*form).1),
-            Self::TemporalConv | Self::ClipGroupNorm { .. } | Self::InstanceNorm { .. } | Self::LayerNorm { .. } => 1,
+            Self::TemporalConv | Self::GroupNorm { .. } | Self::InstanceNorm { .. } | Self::LayerNorm { .. } => 1,
         }
     }
 
@@ -109,7 +140,7 @@ impl Node {
             Self::TemporalAttention(_) | Self::Attention(_) | Self::Mix(_) => 0,
             Self::TemporalConv
             | Self::Linear(_)
-            | Self::ClipGroupNorm { .. }
+            | Self::GroupNorm { .. }
             | Self::InstanceNorm { .. }
             | Self::LayerNorm { .. } => 2,
         }
@@ -117,10 +148,10 @@ impl Node {
 
     /// The kernel; `weights` are constants.
     fn kernel(&self, channels: usize, weights: &[Vec<f32>]) -> TractResult<NativeOp> {
-        let norm = |groups, epsilon, layout| {
+        let norm = |groups, epsilon, layout, silu: bool| {
             let kernel = GroupNorm::new(groups, epsilon, weights[0].clone(), weights[1].clone());
             let kernel = kernel.ok_or_else(|| format_err!("{channels} channels do not divide into {groups} groups"))?;
-            Ok(NativeOp::new(Norm { kernel, layout }))
+            Ok(NativeOp::new(Norm { kernel: if silu { kernel.with_silu() } else { kernel }, layout }))
         };
         match *self {
             Self::TemporalAttention(kernel) => Ok(NativeOp::new(kernel)),
@@ -133,8 +164,8 @@ impl Node {
                 }
             }
             Self::Mix(kernel) => Ok(NativeOp::new(kernel)),
-            Self::ClipGroupNorm { groups, epsilon } => norm(groups, epsilon, Layout::Clips),
-            Self::InstanceNorm { epsilon } => norm(channels, epsilon, Layout::Images),
+            Self::GroupNorm { groups, epsilon, layout, silu } => norm(groups, epsilon, layout, silu),
+            Self::InstanceNorm { epsilon } => norm(channels, epsilon, Layout::Images, false),
             Self::LayerNorm { epsilon } => match LayerNorm::new(epsilon, weights[0].clone(), weights[1].clone()) {
                 Some(kernel) => Ok(NativeOp::new(kernel)),
                 None => bail!("LayerNormalization: scale and bias differ in size"),
@@ -154,7 +185,7 @@ impl Expansion for Node {
             Self::TemporalConv => "vldm.TemporalConv".into(),
             Self::Attention(_) => "vldm.Attention".into(),
             Self::Linear(form) => form.name().into(),
-            Self::ClipGroupNorm { .. } => "vldm.ClipGroupNorm".into(),
+            Self::GroupNorm { .. } => "vldm.GroupNorm".into(),
             Self::InstanceNorm { .. } => "InstanceNormalization".into(),
             Self::LayerNorm { .. } => "LayerNormalization".into(),
             Self::Mix(_) => "vldm.Mix".into(),
@@ -206,7 +237,11 @@ impl Expansion for Node {
             Ok(tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
         };
         let weights = weights.iter().map(constant).collect::<TractResult<Vec<Vec<f32>>>>()?;
-        let axis = if matches!(self, Self::InstanceNorm { .. }) { 1 } else { 2 };
+        let axis = if matches!(self, Self::InstanceNorm { .. } | Self::GroupNorm { layout: Layout::Images, .. }) {
+            1
+        } else {
+            2
+        };
         let shape = &model.outlet_fact(data[0])?.shape;
         let channels = shape.as_concrete().and_then(|s| s.get(axis).copied()).unwrap_or(0);
         model.wire_node(prefix, self.kernel(channels, &weights)?, data)

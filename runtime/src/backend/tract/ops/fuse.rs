@@ -10,9 +10,9 @@ use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_core::ops::math::{Add, Mul};
 use tract_onnx::tract_core::ops::nn::{DataFormat, Sigmoid, Softmax, SoftmaxKind};
 
-use super::kernels::{AddRows, Layout, Norm, StridedAttention};
-use super::native::{Native, NativeOp};
+use super::native::NativeOp;
 use super::strides::{self, View};
+use crate::backend::native::{AddRows, Layout, Native, Norm, StridedAttention};
 use crate::crew::Crew;
 use crate::kernels::{Attention, Conv2d, Geometry, GroupNorm, Operand};
 
@@ -115,7 +115,7 @@ fn convolution(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typed
 
 /// Reshape to `[n, groups, …]`, normalise, reshape back, scale, shift → one [`GroupNorm`].
 fn group_norm(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some(norm) = node.op_as::<NativeOp>().and_then(|op| op.kernel.downcast_ref::<Norm>()) else { return Ok(None) };
+    let Some(norm) = node.op_as::<NativeOp>().and_then(NativeOp::kernel_as::<Norm>) else { return Ok(None) };
     let Some((groups, epsilon)) = norm.kernel.is_plain().filter(|_| norm.layout == Layout::Images) else {
         return Ok(None);
     };
@@ -166,7 +166,7 @@ fn affine<O: BinMiniOp>(model: &TypedModel, y: OutletId, image: &[usize]) -> Tra
 
 /// A normalisation that is read by `x · sigmoid(x)` alone takes it along.
 fn norm_silu(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some(norm) = node.op_as::<NativeOp>().and_then(|op| op.kernel.downcast_ref::<Norm>()) else { return Ok(None) };
+    let Some(norm) = node.op_as::<NativeOp>().and_then(NativeOp::kernel_as::<Norm>) else { return Ok(None) };
     let x: OutletId = node.id.into();
     let &[a, b] = model.outlet_successors(x) else { return Ok(None) };
     let is_sigmoid = |n: &TypedNode| n.op_as::<ElementWiseOp>().is_some_and(|op| op.0.is::<Sigmoid>());

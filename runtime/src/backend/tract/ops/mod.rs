@@ -2,7 +2,6 @@
 
 mod functions;
 mod fuse;
-mod kernels;
 mod native;
 mod resize;
 mod strides;
@@ -21,6 +20,9 @@ pub fn register(register: &mut OnnxOpRegister) {
     }
     register.insert("TemporalConv", functions::temporal_conv);
     register.insert("ClipGroupNorm", functions::clip_group_norm);
+    register.insert("ClipGroupNormSilu", functions::clip_group_norm_silu);
+    register.insert("GroupNorm", functions::group_norm);
+    register.insert("GroupNormSilu", functions::group_norm_silu);
     register.insert("Mix", functions::mix);
     register.insert("InstanceNormalization", functions::instance_norm);
     register.insert("LayerNormalization", functions::layer_norm);

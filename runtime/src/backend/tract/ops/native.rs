@@ -1,46 +1,22 @@
 //! Our kernels as tract operators: one wrapper for all of them.
 #![allow(unsafe_code)]
 
-use std::fmt::Debug;
+use std::any::Any;
 use std::sync::Arc;
-
-use tract_onnx::tract_core::internal::tract_downcast_rs::{Downcast, impl_downcast};
 
 use tract_onnx::prelude::{Datum, DatumExt, IntoTValue, TValue, TVec, Tensor, TractResult, tvec};
 use tract_onnx::tract_core::internal::{
     EvalContext, EvalOp, Op, StaticName, TypedFact, TypedOp, as_op, bail, format_err, op_as_typed_op, op_out_of_plan,
 };
 
+use crate::backend::native::{Input, Native};
 use crate::crew::Crew;
 use crate::kernels::{Alone, Spread};
-
-/// An f32 input: shape and numbers.
-pub type Input<'a> = (&'a [usize], &'a [f32]);
-
-/// A kernel with its weights: f32 inputs, one f32 output.
-pub trait Native: Debug + Downcast + Send + Sync + 'static {
-    /// The name in plans.
-    fn name(&self) -> &'static str;
-
-    /// The shape of the output.
-    ///
-    /// # Errors
-    /// A sentence when the kernel does not take such inputs.
-    fn output(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String>;
-
-    /// Computes the output: writes all of `y`, reads none of it.
-    ///
-    /// # Errors
-    /// A sentence when sizes do not fit.
-    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String>;
-}
-
-impl_downcast!(Native);
 
 /// A [`Native`] as an operator of a plan.
 #[derive(Clone, Debug)]
 pub struct NativeOp {
-    pub kernel: Arc<dyn Native>,
+    kernel: Arc<dyn Native>,
     /// The processors it may use; none until the plan is made: the caller's.
     crew: Option<Crew>,
 }
@@ -49,6 +25,12 @@ impl NativeOp {
     /// Wraps a kernel.
     pub fn new(kernel: impl Native) -> Self {
         Self { kernel: Arc::new(kernel), crew: None }
+    }
+
+    /// The kernel, if it is of that type.
+    pub fn kernel_as<K: Native>(&self) -> Option<&K> {
+        let kernel: &dyn Any = &*self.kernel;
+        kernel.downcast_ref()
     }
 
     /// Which processors it may use.

@@ -7,7 +7,8 @@ use tract_onnx::tract_core::internal::{DimLike, StaticName, format_err};
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, ShapeFactoid, Solver, TensorProxy};
 use tract_onnx::tract_hir::internal::{Expansion, expand};
 
-use super::native::{Input, Native, NativeOp};
+use super::native::NativeOp;
+use crate::backend::native::{Input, Native};
 use crate::kernels::{Spread, split_rows};
 
 /// Our operator where a node asks for `⌊i · in / out⌋` by sizes; else tract's.

@@ -1,10 +1,33 @@
-//! What each of our kernels takes and makes.
+//! What each of our kernels takes and makes, for the engines that have them as operators.
 
-use super::native::{Input, Native};
+use std::any::Any;
+use std::fmt::Debug;
+
 use crate::kernels::{
     Attention, Conv2d, GroupNorm, LayerNorm, Linear, Spread, TemporalAttention, TemporalConv, TokenAttention,
     split_rows,
 };
+
+/// An f32 input: shape and numbers.
+pub type Input<'a> = (&'a [usize], &'a [f32]);
+
+/// A kernel with its weights: f32 inputs, one f32 output.
+pub trait Native: Any + Debug + Send + Sync + 'static {
+    /// The name in plans.
+    fn name(&self) -> &'static str;
+
+    /// The shape of the output.
+    ///
+    /// # Errors
+    /// A sentence when the kernel does not take such inputs.
+    fn output(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String>;
+
+    /// Computes the output: writes all of `y`, reads none of it.
+    ///
+    /// # Errors
+    /// A sentence when sizes do not fit.
+    fn run(&self, spread: &dyn Spread, inputs: &[Input], y: &mut [f32]) -> Result<(), String>;
+}
 
 fn shape4(name: &str, shape: &[usize]) -> Result<[usize; 4], String> {
     shape.try_into().map_err(|_| format!("{name} takes four axes, found {shape:?}"))
