@@ -74,12 +74,12 @@ fn a_network_in_pieces_agrees_with_pytorch_and_shares_what_branches_share() {
     }
 }
 
-/// Optimises every part for the engine that will run it and asks it all its cases.
+/// Optimises every part for the engine that will run it and asks it all its cases, on three threads.
 fn agrees_optimised(set: &str, kernels: bool) {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("bundle");
     fixture::copy_folder(&bundle::of(set), &folder);
-    let (cases, mut fused) = (cases(set), 0);
+    let (cases, mut fused, mut normalisations) = (cases(set), 0, 0);
     for (backend, options) in engines(kernels) {
         let target = if backend.name() == "tract" { Target::Tract } else { Target::Cpu };
         let parts: BTreeSet<&str> = cases.iter().map(|c| c.part.as_str()).collect();
@@ -90,15 +90,17 @@ fn agrees_optimised(set: &str, kernels: bool) {
             assert!(again == graph, "{part}: a second run changes something");
             let called = |name: &str| LINEARS.iter().any(|row| row.1 == name) || name == ATTENTION;
             fused += graph.nodes().iter().filter(|n| called(n.op.op_type())).count();
+            normalisations += graph.nodes().iter().filter(|n| n.op.op_type().ends_with("GroupNormSilu")).count();
             let file = folder.join(format!("{part}.{target}.onnx"));
             onnx::write(&graph, &file).unwrap();
+            let options = LoadOptions { threads: 3, ..options.clone() };
             let session = backend.load(&file, &options).unwrap_or_else(|e| panic!("{} {part}: {e}", backend.name()));
             for case in cases.iter().filter(|c| c.part == part) {
                 check(session.as_ref(), backend.name(), case);
             }
         }
     }
-    assert!(fused > 0, "nothing was fused");
+    assert!(fused > 0 && normalisations > 0, "nothing was fused");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::packed::Weights;
 use super::spread::{Parts, Spread, pieces, split, split_rows};
 use super::temporal_conv::{Clips, over_clips};
 use super::tile::{self, Rows, Tile};
+use super::winograd::Winograd;
 
 /// Sizes of a convolution over height and width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,13 +35,26 @@ impl Geometry {
         };
         Some([axis(0)?, axis(1)?])
     }
+
+    fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == 1 && self.before == [0, 0] && self.after == [0, 0]
+    }
 }
 
 /// A convolution over height and width, `[n, c, h, w] → [n, out, h', w']`.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     geometry: Geometry,
-    weights: Weights,
+    method: Method,
+}
+
+/// How it is computed.
+#[derive(Clone, Debug)]
+enum Method {
+    /// As the sum over channels and taps.
+    Direct(Weights),
+    /// With fewer products.
+    Winograd(Winograd),
 }
 
 impl Conv2d {
@@ -50,13 +64,25 @@ impl Conv2d {
         if rows == 0 || geometry.stride == 0 || bias.is_empty() || weight.len() != rows * bias.len() {
             return None;
         }
-        let order: Vec<usize> = (0..rows).collect();
-        Some(Self { geometry, weights: Weights::pack(Level::detect(), weight, bias, &order) })
+        Some(Self::pack(Level::detect(), geometry, weight, bias, Winograd::suits(&geometry, bias.len())))
+    }
+
+    fn pack(level: Level, geometry: Geometry, weight: &[f32], bias: &[f32], winograd: bool) -> Self {
+        let order: Vec<usize> = (0..weight.len() / bias.len()).collect();
+        let method = if winograd {
+            Method::Winograd(Winograd::pack(level, weight, bias))
+        } else {
+            Method::Direct(Weights::pack(level, weight, bias, &order))
+        };
+        Self { geometry, method }
     }
 
     /// Output channels.
     pub fn out(&self) -> usize {
-        self.weights.out
+        match &self.method {
+            Method::Direct(weights) => weights.out,
+            Method::Winograd(winograd) => winograd.out(),
+        }
     }
 
     /// Sizes.
@@ -71,7 +97,7 @@ impl Conv2d {
     pub fn run(&self, spread: &dyn Spread, size: [usize; 2], x: &[f32], y: &mut [f32]) -> Result<(), String> {
         let g = &self.geometry;
         let output = g.output(size).ok_or_else(|| format!("a kernel of {:?} does not fit {size:?}", g.kernel))?;
-        let (from, to) = (g.channels * size[0] * size[1], self.weights.out * output[0] * output[1]);
+        let (from, to) = (g.channels * size[0] * size[1], self.out() * output[0] * output[1]);
         if from == 0 || !x.len().is_multiple_of(from) || y.len() != x.len() / from * to {
             return Err(format!("a convolution of {size:?} by {g:?} got {} numbers for {}", x.len(), y.len()));
         }
@@ -79,11 +105,16 @@ impl Conv2d {
         if g.channels.saturating_mul(padded(0)).saturating_mul(padded(1)) > u32::MAX as usize {
             return Err(format!("a convolution of {size:?} by {g:?} is too large"));
         }
-        if g.kernel == [1, 1] && g.stride == 1 && g.before == [0, 0] && g.after == [0, 0] {
-            let clips = Clips { taps: 1, frames: 1, channels: g.channels, positions: size[0] * size[1] };
-            over_clips(spread, &self.weights, clips, x, y);
-        } else {
-            Planes::new(*g, size, output).run(spread, &self.weights, x, y);
+        if x.is_empty() {
+            return Ok(());
+        }
+        match &self.method {
+            Method::Winograd(winograd) => winograd.run(spread, g, [size, output], x, y),
+            Method::Direct(weights) if g.is_pointwise() => {
+                let clips = Clips { taps: 1, frames: 1, channels: g.channels, positions: size[0] * size[1] };
+                over_clips(spread, weights, clips, x, y);
+            }
+            Method::Direct(weights) => Planes::new(*g, size, output).run(spread, weights, x, y),
         }
         Ok(())
     }
@@ -266,10 +297,9 @@ mod tests {
         let (weight, bias) = (wave(out * g.channels * g.kernel[0] * g.kernel[1], 0.37), wave(out, 1.1));
         let x = wave(n * g.channels * size[0] * size[1], 0.71);
         let want = naive(&g, size, &weight, &bias, &x);
-        for level in levels() {
-            let mut conv = Conv2d::new(g, &weight, &bias).unwrap();
-            let order: Vec<usize> = (0..weight.len() / out).collect();
-            conv.weights = Weights::pack(level, &weight, &bias, &order);
+        let ways = if g.kernel == [3, 3] && g.stride == 1 { &[false, true][..] } else { &[false] };
+        for (level, &winograd) in levels().into_iter().flat_map(|level| ways.iter().map(move |w| (level, w))) {
+            let conv = Conv2d::pack(level, g, &weight, &bias, winograd);
             let mut y = vec![f32::NAN; want.len()];
             conv.run(&Alone, size, &x, &mut y).unwrap();
             let mut again = vec![f32::NAN; want.len()];

@@ -17,6 +17,7 @@ mod temporal_attention;
 mod temporal_conv;
 mod tile;
 mod token_attention;
+mod winograd;
 
 pub use attention::{Attention, Operand};
 pub use conv::{Conv2d, Geometry};
