@@ -5,7 +5,7 @@
 //! - `y · sigmoid(y)` of a group normalisation `y` that nothing else reads is that normalisation with SiLU.
 
 use vldm_graphs::fused::{CLIP_GROUP_NORM, CLIP_GROUP_NORM_SILU, GROUP_NORM, GROUP_NORM_SILU, group_norm};
-use vldm_graphs::ir::{Graph, ValueId};
+use vldm_graphs::ir::{Dim, Graph, Shape, ValueId};
 use vldm_graphs::ops::{Attr, BinaryKind, Call, Op, UnaryKind};
 
 use crate::edit::Edit;
@@ -64,7 +64,7 @@ fn normalisation(edit: &mut Edit, i: usize, epsilon: f32) -> Result<bool, &'stat
     let grouped = edit.shape(operand(0)?).ok_or("the shape of its operand is not known")?;
     if image.rank() != 4
         || grouped.0.first() != image.0.first()
-        || grouped.0.get(1).and_then(|d| d.as_fixed()) != Some(groups)
+        || grouped.0.get(1).and_then(Dim::as_fixed) != Some(groups)
     {
         return Err("its operand is no image with channels in groups");
     }
@@ -101,7 +101,7 @@ fn affine(
     let (true, Some(other), Some(y)) = (is_kind, other, edit.output(i)) else {
         return Err("scale or bias does not follow");
     };
-    let per_channel = edit.shape(other).and_then(|s| s.as_fixed()) == Some(vec![channels, 1, 1]);
+    let per_channel = edit.shape(other).and_then(Shape::as_fixed) == Some(vec![channels, 1, 1]);
     let cast =
         edit.made_by(other, |op| matches!(op, Op::Cast(_)).then_some(())).and_then(|(cast, ())| edit.input(cast, 0));
     if !per_channel || edit.constant(cast.unwrap_or(other)).is_none() {
