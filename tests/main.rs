@@ -13,6 +13,7 @@ mod original;
 mod parity;
 mod pipelines;
 mod python;
+mod resume;
 mod tensorrt;
 mod tokenizer;
 mod upscale;

@@ -9,6 +9,7 @@ pub mod crew;
 pub mod enlarge;
 pub mod error;
 pub mod image;
+pub mod journal;
 pub mod kernels;
 pub mod measure;
 pub mod noise;

@@ -11,11 +11,14 @@ pub const EXIT: u8 = 130;
 
 /// The error that an interrupted command returns.
 #[derive(Debug)]
-pub struct Interrupted;
+pub struct Interrupted {
+    /// How to go on.
+    pub then: String,
+}
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted; no output was written")
+        write!(f, "interrupted; {}", self.then)
     }
 }
 

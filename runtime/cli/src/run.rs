@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vldm_runtime::cascade::layout::Layout;
-use vldm_runtime::cascade::{self, CascadeError, Progress, Report, RunOptions};
-use vldm_runtime::video;
+use vldm_runtime::cascade::{self, CascadeError, Progress, Report, RunOptions, Screen, Wish};
+use vldm_runtime::video::{self, Out};
 
 use crate::bundle::CacheArgs;
 use crate::engine::{Engine, EngineArgs};
@@ -14,12 +14,14 @@ use crate::interrupt::{self, Interrupted};
 use crate::output::{Output, bytes, seconds};
 use crate::plan::PlanArgs;
 use crate::progress::Shown;
+use crate::run_folder::{FolderArgs, RunFolder};
 use crate::{bundle::Bundle, machine};
 
 /// Run a plan: make its video.
 ///
-/// A plan that names a checkpoint has it exported on the way, once. Ctrl-C stops at the next denoising step; the video
-/// file appears when it is complete, and not before.
+/// A plan that names a checkpoint has it exported on the way, once. What is finished is kept in a folder beside the video
+/// until that is complete: after Ctrl-C, a crash or a full disk the same command goes on from there. The video file
+/// appears when it is complete; until then, what there is of an .mp4 plays from `growing.mp4` in that folder.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -31,6 +33,8 @@ pub struct Args {
     engine: EngineArgs,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    folder: FolderArgs,
 }
 
 #[derive(Serialize)]
@@ -46,7 +50,10 @@ struct Made {
 
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (video, r) = (&self.report.video, &self.report);
+        let r = &self.report;
+        let Some(video) = &r.video else {
+            return write!(f, "{} units run in {}; no video was asked for", r.units, seconds(r.seconds));
+        };
         let path = video.path.display();
         write!(f, "{path}: {} frames of {}×{}, {}", r.frames, self.width, self.height, bytes(video.bytes))?;
         write!(f, ", {} at {} a second", seconds(r.frames as f64 / self.fps), self.fps)?;
@@ -63,30 +70,61 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let (plan, bundle) = args.plan.open_for(&args.cache, &engine)?;
     let layout = Layout::new(&plan, &bundle.manifest)?;
     let spec = layout.video(&plan);
-    let report = make(&plan, &bundle, &layout, &engine, &file, &Shown::new(out))?;
+    let folder = args.folder.open(&file, &engine)?;
+    let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine: &engine, file: &file };
+    let report = make(&job, Some(&folder), &Shown::new(out))?;
+    folder.close()?;
     let (engine, peak_memory) = (engine.backend.name(), machine::peak_memory());
     out.result(&Made { report, engine, width: spec.width, height: spec.height, fps: spec.fps, peak_memory })
 }
 
-/// Makes the video of a plan that was laid out.
+/// A video to make.
+pub struct Job<'a> {
+    /// The plan.
+    pub plan: &'a cascade::plan::Plan,
+    /// Its bundle.
+    pub bundle: &'a Bundle,
+    /// The plan, laid out.
+    pub layout: &'a Layout,
+    /// The engine.
+    pub engine: &'a Engine,
+    /// The video.
+    pub file: &'a Path,
+}
+
+/// Makes a video, and keeps what is finished in `folder`.
 ///
 /// # Errors
-/// [`Interrupted`] after Ctrl-C, else what went wrong; no file is left then.
-pub fn make(
-    plan: &cascade::plan::Plan,
-    bundle: &Bundle,
-    layout: &Layout,
-    engine: &Engine,
-    file: &Path,
-    progress: &dyn Progress,
-) -> anyhow::Result<Report> {
+/// [`Interrupted`] after Ctrl-C, else what went wrong; there is no video then.
+pub fn make(job: &Job<'_>, folder: Option<&RunFolder>, progress: &dyn Progress) -> anyhow::Result<Report> {
     let cancel = interrupt::listen()?;
-    let sink = video::create(file, &layout.video(plan))?;
-    let o = &engine.options;
+    let out = match folder {
+        None => Out::at(job.file),
+        Some(folder) => {
+            let (scratch, disk) = (Some(folder.journal.scratch()), folder.journal.disk().clone());
+            Out { path: job.file.to_path_buf(), scratch, disk }
+        }
+    };
+    let screen =
+        Screen { sink: video::create(&out, &job.layout.video(job.plan))?, format: video::format(job.file)?.name() };
+    let o = &job.engine.options;
     let (threads, kernels, library) = (o.threads, o.kernels, o.library.clone());
-    let options = RunOptions { threads, lanes: Some(o.lanes), kernels, library, cancel };
-    match cascade::run(plan, (&bundle.path, &bundle.manifest), engine.backend, &options, progress, sink) {
-        Err(CascadeError::Cancelled) => Err(Interrupted.into()),
+    let (keeping, wish) = folder.map_or((None, Wish::default()), |f| (Some(f.keeping()), f.wish.clone()));
+    let options = RunOptions { threads, lanes: Some(o.lanes), kernels, library, cancel, keeping, wish };
+    let bundle = (job.bundle.path.as_path(), &job.bundle.manifest);
+    match cascade::run(job.plan, bundle, job.engine.backend, &options, progress, screen) {
+        Err(CascadeError::Cancelled) => {
+            let then = folder.map_or_else(
+                || "nothing was kept".to_owned(),
+                |f| {
+                    format!(
+                        "what is finished is in {}: the same command goes on from there",
+                        f.journal.folder().display()
+                    )
+                },
+            );
+            Err(Interrupted { then }.into())
+        }
         done => Ok(done?),
     }
 }

@@ -6,6 +6,7 @@ use super::layout::Kind;
 use super::plan::PlanError;
 use crate::error::BackendError;
 use crate::image::ImageError;
+use crate::journal::JournalError;
 use crate::text::TextError;
 use crate::video::{InputError, VideoError};
 
@@ -79,8 +80,16 @@ pub enum CascadeError {
         /// Denoising step, counted from 1; 0 when the stage has none.
         step: usize,
     },
+    /// Finished work cannot be kept.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What was kept was damaged while the run went on.
+    #[error(
+        "a result that was there at the start of the run is damaged or gone; start the run again, and it is made again"
+    )]
+    Damaged,
     /// The caller asked to stop.
-    #[error("stopped before the video was complete; nothing was written")]
+    #[error("stopped before the video was complete")]
     Cancelled,
 }
 

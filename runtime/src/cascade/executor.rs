@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::agenda::{Agenda, Todo};
 use super::error::{CascadeError, Place};
 use super::layout::{Kind, Layout};
 use super::progress::{Event, Progress};
@@ -20,7 +21,7 @@ use crate::sampler::Control;
 /// Windows, beside one for each lane, that decoded or enlarged frames may run ahead of the video.
 const WINDOWS_AHEAD: usize = 2;
 
-/// Runs one unit. The result depends on the unit and its inputs alone: this is where a store of finished units fits in.
+/// Runs one unit. The result depends on the unit and its inputs alone.
 pub trait Work: Sync {
     /// Frames that `unit` makes, given those it reads, span by span.
     ///
@@ -44,12 +45,12 @@ pub(super) struct Outcome {
     pub(super) peak_bytes: usize,
 }
 
-/// Runs every unit of `layout` on `lanes` threads that compute on the processors of `crew`.
+/// Runs the units of `layout` that `agenda` names on `lanes` threads that compute on the processors of `crew`.
 ///
 /// # Errors
 /// The first error of a unit, after all lanes have stopped; [`CascadeError::Cancelled`] when `cancel` became true.
 pub(super) fn execute(
-    layout: &Layout,
+    (layout, agenda): (&Layout, &Agenda),
     work: &dyn Work,
     lanes: usize,
     crew: &Crew,
@@ -59,17 +60,19 @@ pub(super) fn execute(
     let lanes = lanes.max(1);
     let shared = Shared {
         layout,
+        agenda,
         work,
         crew,
         cancel,
         progress,
         ahead: ahead(layout, lanes),
-        dependents: dependents(layout),
+        dependents: dependents(layout, agenda),
         began: Instant::now(),
-        state: Mutex::new(State::new(layout)),
+        state: Mutex::new(State::new(layout, agenda)),
         changed: Condvar::new(),
     };
     progress.event(&Event::Planned(&layout.stages));
+    shared.tell_finished();
     std::thread::scope(|scope| {
         for _ in 1..lanes {
             scope.spawn(|| shared.lane());
@@ -105,10 +108,10 @@ fn ahead(layout: &Layout, lanes: usize) -> Vec<usize> {
     layout.stages.iter().map(|s| of(s.kind)).collect()
 }
 
-fn dependents(layout: &Layout) -> Vec<Vec<usize>> {
+fn dependents(layout: &Layout, agenda: &Agenda) -> Vec<Vec<usize>> {
     let mut dependents = vec![vec![]; layout.units.len()];
     for unit in 0..layout.units.len() {
-        for d in layout.dependencies(unit) {
+        for d in agenda.waits_for(layout, unit) {
             dependents[d].push(unit);
         }
     }
@@ -136,16 +139,19 @@ struct State {
 }
 
 impl State {
-    fn new(layout: &Layout) -> Self {
-        let waiting: Vec<usize> = (0..layout.units.len()).map(|u| layout.dependencies(u).len()).collect();
-        let ready = (0..waiting.len()).filter(|&u| waiting[u] == 0).map(|u| key(layout, u)).collect();
+    fn new(layout: &Layout, agenda: &Agenda) -> Self {
+        let waiting: Vec<usize> = (0..layout.units.len()).map(|u| agenda.waits_for(layout, u).len()).collect();
+        let scheduled = || (0..waiting.len()).filter(|&u| agenda.of(u).is_scheduled());
+        let ready = scheduled().filter(|&u| waiting[u] == 0).map(|u| key(layout, u)).collect();
+        let mut left_of = vec![0; layout.stages.len()];
+        scheduled().for_each(|u| left_of[layout.units[u].stage] += 1);
         Self {
-            left: waiting.len(),
-            left_of: layout.stages.iter().map(|s| s.units).collect(),
+            left: scheduled().count(),
+            left_of,
             started: vec![false; layout.stages.len()],
-            waiting,
             ready,
-            store: Store::new(layout),
+            waiting,
+            store: Store::new(layout, agenda),
             written: 0,
             stop: false,
             error: None,
@@ -161,6 +167,7 @@ fn key(layout: &Layout, unit: usize) -> (usize, usize, usize) {
 
 struct Shared<'a> {
     layout: &'a Layout,
+    agenda: &'a Agenda,
     work: &'a dyn Work,
     crew: &'a Crew,
     cancel: &'a AtomicBool,
@@ -175,6 +182,21 @@ struct Shared<'a> {
 impl Shared<'_> {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what was finished before and is not needed any more.
+    fn tell_finished(&self) {
+        let mut done = vec![0; self.layout.stages.len()];
+        for (unit, u) in self.layout.units.iter().enumerate() {
+            done[u.stage] += usize::from(self.agenda.of(unit) == Todo::Done);
+        }
+        let left_of = self.lock().left_of.clone();
+        for (stage, units) in done.into_iter().enumerate().filter(|(_, units)| *units > 0) {
+            self.progress.event(&Event::Advanced { stage, by: units * self.layout.stages[stage].steps });
+            if left_of[stage] == 0 {
+                self.progress.event(&Event::Finished { stage });
+            }
+        }
     }
 
     /// One lane: units until none is left or the run stops.
@@ -203,7 +225,8 @@ impl Shared<'_> {
                 if !std::mem::replace(&mut state.started[stage], true) {
                     self.progress.event(&Event::Started { stage });
                 }
-                return Some((unit, self.layout.units[unit].reads.iter().map(|span| state.store.read(span)).collect()));
+                let reads = self.agenda.reads(self.layout, unit);
+                return Some((unit, reads.iter().map(|span| state.store.read(span)).collect()));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -220,8 +243,8 @@ impl Shared<'_> {
     fn done(&self, unit: usize, began: f64, result: Result<Vec<Frame>, CascadeError>) {
         let (u, ended) = (&self.layout.units[unit], self.began.elapsed().as_secs_f64());
         let mut state = self.lock();
-        let first = state.left_of[u.stage] == self.layout.stages[u.stage].units;
         let timing = &mut state.timings[u.stage];
+        let first = timing.busy <= 0.0;
         timing.busy += ended - began;
         timing.began = if first { began } else { timing.began.min(began) };
         timing.ended = timing.ended.max(ended);
@@ -239,10 +262,10 @@ impl Shared<'_> {
 
     fn deliver(&self, state: &mut State, unit: usize, frames: Vec<Frame>) {
         let u = &self.layout.units[unit];
-        u.reads.iter().for_each(|span| state.store.release(span));
+        self.agenda.reads(self.layout, unit).iter().for_each(|span| state.store.release(span));
         match &u.writes {
             Some(span) => state.store.write(span, frames),
-            None => state.written += u.reads.first().map_or(0, |span| span.frames.len()),
+            None => state.written += self.layout.shown(unit).len(),
         }
         state.left -= 1;
         state.left_of[u.stage] -= 1;
@@ -343,7 +366,9 @@ mod tests {
             stages.retain(|s| i % 7 != 0 || s["op"] != "upsample");
             let layout = Layout::new(&plan(&document), &bundle()).unwrap();
             let work = Blank { layout: &layout, panic_at: None };
-            let outcome = execute(&layout, &work, lanes, &Crew::new(2), &AtomicBool::new(false), &Silent).unwrap();
+            let agenda = Agenda::all(&layout);
+            let outcome =
+                execute((&layout, &agenda), &work, lanes, &Crew::new(2), &AtomicBool::new(false), &Silent).unwrap();
             assert!(outcome.peak_frames > 0, "plan {i}");
         }
     }
@@ -352,7 +377,8 @@ mod tests {
     fn a_panic_in_a_unit_ends_the_run_instead_of_a_standstill() {
         let layout = Layout::new(&plan(&whole(1)), &bundle()).unwrap();
         let work = Blank { layout: &layout, panic_at: Some(5) };
-        let run = || execute(&layout, &work, 3, &Crew::new(3), &AtomicBool::new(false), &Silent).map(|_| ());
+        let agenda = Agenda::all(&layout);
+        let run = || execute((&layout, &agenda), &work, 3, &Crew::new(3), &AtomicBool::new(false), &Silent).map(|_| ());
         assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
     }
 }

@@ -6,8 +6,11 @@
 //! there, the one that the video needs first before the others, on as many lanes as the engine can use: early frames
 //! are decoded, enlarged and written while later key frames are still predicted. Frames are dropped when their last
 //! reader is done, so memory does not grow with the length of the video, and the bytes of the video do not depend on
-//! the number of lanes.
+//! the number of lanes. With a [journal](crate::journal), what a unit yields is kept, and a run that starts again takes up
+//! where the one before ended, however it ended.
 
+mod agenda;
+mod durable;
 mod error;
 pub mod estimate;
 mod executor;
@@ -15,6 +18,7 @@ pub mod explain;
 pub mod layout;
 pub mod plan;
 mod progress;
+mod recipe;
 mod sessions;
 mod stages;
 mod store;
@@ -27,13 +31,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+pub use agenda::{Part, Wish};
+pub use durable::Keeping;
 pub use error::{CascadeError, Place};
 pub use progress::{Event, Progress, Report, Silent, StageReport};
 use vldm_graphs::bundle::Manifest;
 
-use self::executor::Outcome;
+pub use recipe::Film;
+
+use self::agenda::Agenda;
+use self::durable::{Durable, Keeper};
+use self::executor::{Outcome, Work};
 use self::layout::Layout;
 use self::plan::Plan;
+use self::recipe::Recipes;
 use self::sessions::Sessions;
 use self::stages::Stages;
 use crate::backend::{Backend, LoadOptions};
@@ -41,7 +52,7 @@ use crate::crew::Crew;
 use crate::video::FrameSink;
 
 /// How to run a plan.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RunOptions<'a> {
     /// Processor threads in all, at least 1.
     pub threads: usize,
@@ -53,10 +64,21 @@ pub struct RunOptions<'a> {
     pub library: Option<PathBuf>,
     /// Becomes true to stop the run at the next denoising step.
     pub cancel: &'a AtomicBool,
+    /// How finished work is kept; it is not when absent.
+    pub keeping: Option<Keeping<'a>>,
+    /// Which part of the work is asked for; needs `keeping`.
+    pub wish: Wish,
 }
 
-/// Makes the video of `plan` from the bundle in `dir` and hands it to `sink`, which was made for
-/// [`Layout::video`].
+/// Where the frames go.
+pub struct Screen {
+    /// Takes the frames; made for [`Layout::video`].
+    pub sink: Box<dyn FrameSink>,
+    /// Name of its format.
+    pub format: &'static str,
+}
+
+/// Makes the video of `plan` from the bundle in `dir` and hands it to the sink of `screen`.
 ///
 /// # Errors
 /// [`CascadeError`]; the sink is dropped then, and leaves no file.
@@ -66,7 +88,7 @@ pub fn run(
     backend: &dyn Backend,
     options: &RunOptions<'_>,
     progress: &dyn Progress,
-    sink: Box<dyn FrameSink>,
+    screen: Screen,
 ) -> Result<Report, CascadeError> {
     let began = Instant::now();
     let layout = Layout::new(plan, bundle)?;
@@ -75,12 +97,18 @@ pub fn run(
     let crew = Crew::new(lanes.max(backend.lanes(threads)));
     let (kernels, library) = (options.kernels, options.library.clone());
     let load = LoadOptions { threads, lanes, kernels, library, crew: Some(crew.clone()) };
+    let film = Film { format: screen.format, spec: layout.video(plan) };
+    let keeper = keeper(plan, bundle, &layout, options, film)?;
+    let all = Agenda::all(&layout);
+    let agenda = keeper.as_ref().map_or(&all, Keeper::agenda);
     let sessions = Sessions::new(dir, bundle, backend, load);
-    let stages = Stages::new(plan, bundle, &layout, &sessions, sink)?;
+    let stages = Stages::new(plan, bundle, &layout, &sessions, screen.sink, keeper.as_ref())?;
     let setup_seconds = began.elapsed().as_secs_f64();
-    let outcome = executor::execute(&layout, &stages, lanes, &crew, options.cancel, progress)?;
-    let sink = stages.into_sink().expect("a run has one sink, taken at its end");
-    let video = sink.finish()?;
+    let durable = keeper.as_ref().map(|keeper| Durable { keeper, work: &stages });
+    let work: &dyn Work = durable.as_ref().map_or(&stages, |durable| durable);
+    let outcome = executor::execute((&layout, agenda), work, lanes, &crew, options.cancel, progress)?;
+    let whole = options.wish.only.is_none();
+    let video = if whole { Some(stages.into_sink().finish()?) } else { None };
     Ok(Report {
         stages: stage_reports(&layout, &outcome, setup_seconds),
         seconds: began.elapsed().as_secs_f64(),
@@ -88,10 +116,27 @@ pub fn run(
         frames: layout.frames,
         lanes,
         evaluations: layout.stages.iter().map(|s| s.evaluations).sum(),
+        units: agenda.run_units(),
         peak_frames: outcome.peak_frames,
         peak_bytes: outcome.peak_bytes,
         video,
     })
+}
+
+/// What keeps the work, when it is to be kept.
+fn keeper<'a>(
+    plan: &'a Plan,
+    bundle: &Manifest,
+    layout: &'a Layout,
+    options: &'a RunOptions<'_>,
+    film: Film,
+) -> Result<Option<Keeper<'a>>, CascadeError> {
+    let Some(keeping) = options.keeping else { return Ok(None) };
+    let parts = [&options.wish.only, &options.wish.from];
+    parts.into_iter().flatten().try_for_each(|part| part.check(plan, layout))?;
+    let recipes = Recipes::new(plan, bundle, layout, keeping.program, film)?;
+    let agenda = Agenda::new(layout, &recipes, keeping.journal, &options.wish);
+    Ok(Some(Keeper::new(keeping, layout, recipes, agenda)))
 }
 
 fn stage_reports(layout: &Layout, outcome: &Outcome, setup: f64) -> Vec<StageReport> {

@@ -55,14 +55,16 @@ pub struct Report {
     pub frames: usize,
     /// Units that ran side by side.
     pub lanes: usize,
-    /// Calls of all networks.
+    /// Calls of all networks that the plan takes.
     pub evaluations: usize,
     /// Most frames held at once, latents and pixels together.
     pub peak_frames: usize,
     /// Most bytes of frames held at once.
     pub peak_bytes: usize,
-    /// The video.
-    pub video: VideoFile,
+    /// Units that were run; the others were finished before.
+    pub units: usize,
+    /// The video, when it was asked for.
+    pub video: Option<VideoFile>,
 }
 
 /// What a stage took.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ndarray::Array3;
 
+use super::agenda::Agenda;
 use super::layout::{Layout, Span};
 
 /// One frame, latents or pixels, `[channels, height, width]`.
@@ -20,9 +21,9 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(layout: &Layout) -> Self {
+    pub(super) fn new(layout: &Layout, agenda: &Agenda) -> Self {
         let mut readers = HashMap::new();
-        for span in layout.units.iter().flat_map(|u| &u.reads) {
+        for span in (0..layout.units.len()).flat_map(|u| agenda.reads(layout, u)) {
             for frame in span.frames.clone() {
                 *readers.entry((span.stream, frame)).or_insert(0) += 1;
             }

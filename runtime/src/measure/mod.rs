@@ -199,13 +199,13 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::video::{VideoSpec, create};
+    use crate::video::{Out, VideoSpec, create};
 
     /// A folder of grey frames, one level each, with a fixed texture.
     fn video(folder: &Path, name: &str, levels: &[i32]) -> PathBuf {
         let path = folder.join(name);
         let spec = VideoSpec { width: 16, height: 16, fps: 8.0, frames: levels.len(), quality: 100 };
-        let mut sink = create(&path, &spec).unwrap();
+        let mut sink = create(&Out::at(&path), &spec).unwrap();
         for level in levels {
             let pixel = |i: usize| [(level + (i as i32 * 7) % 11) as u8; 3];
             sink.push(&RgbImage { width: 16, height: 16, pixels: (0..256).flat_map(pixel).collect() }).unwrap();

@@ -34,6 +34,48 @@ pub trait Control: Sync {
 
     /// Calls `job(0)` to `job(jobs − 1)`, side by side where there is room. Returns when all are done.
     fn spread(&self, jobs: usize, job: &(dyn Fn(usize) + Sync));
+
+    /// The state to go on from, when some of the steps were done before.
+    fn snapshot(&self) -> Option<Snapshot> {
+        None
+    }
+
+    /// Called after step `step`, counted from 1, of those that are not the last.
+    fn reached(&self, step: usize, snapshot: &dyn Fn() -> Snapshot) {
+        let _ = (step, snapshot);
+    }
+
+    /// Called when the loop ends before its last step because [`proceed`](Self::proceed) said no.
+    fn stopping(&self, snapshot: &dyn Fn() -> Snapshot) {
+        let _ = snapshot;
+    }
+}
+
+/// A denoising loop between two steps: all that the steps to come depend on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Steps done.
+    pub step: usize,
+    /// Fresh noise drawn so far.
+    pub draws: usize,
+    /// The sample.
+    pub x: ArrayD<f32>,
+    /// Clean estimates of earlier steps, the latest first.
+    pub estimates: Vec<ArrayD<f32>>,
+    /// The sample that the solver goes back to.
+    pub saved: Option<ArrayD<f32>>,
+}
+
+impl Snapshot {
+    /// Can a loop of that table over samples of that shape be in this state?
+    fn fits(&self, table: &Table, shape: &[usize]) -> bool {
+        let arrays = self.estimates.iter().chain(&self.saved).chain([&self.x]);
+        let draws = table.steps.iter().take(self.step).filter(|step| step.draws()).count();
+        self.step < table.steps.len()
+            && self.draws == draws
+            && self.estimates.len() <= table.depth()
+            && arrays.into_iter().all(|array| array.shape() == shape)
+    }
 }
 
 /// What becomes of frames that are given, while the loop runs.
@@ -83,10 +125,18 @@ pub fn denoise<E: Send>(
     network: &Network<'_, E>,
 ) -> Result<ArrayD<f32>, SampleError<E>> {
     let branches = guidance.branches(window.seen.contains(&true));
-    let mut state = State::new(table, scaled(window.noise.clone(), table.start));
-    let mut draws = 0;
-    for (i, step) in table.steps.iter().enumerate() {
+    let earlier = control.snapshot().filter(|earlier| earlier.fits(table, window.noise.shape()));
+    let (first, mut draws) = earlier.as_ref().map_or((0, 0), |earlier| (earlier.step, earlier.draws));
+    let mut state = match earlier {
+        Some(earlier) => State::restored(table, earlier),
+        None => State::new(table, scaled(window.noise.clone(), table.start)),
+    };
+    (0..first).for_each(|_| control.stepped());
+    for (i, step) in table.steps.iter().enumerate().skip(first) {
         if !control.proceed() {
+            if i > first {
+                control.stopping(&|| state.snapshot(i, draws));
+            }
             return Err(SampleError::Stopped);
         }
         if window.replace == Replace::EveryStep {
@@ -106,6 +156,9 @@ pub fn denoise<E: Send>(
             return Err(SampleError::NotFinite(i + 1));
         }
         control.stepped();
+        if i + 1 < table.steps.len() {
+            control.reached(i + 1, &|| state.snapshot(i + 1, draws));
+        }
     }
     let mut x = state.x;
     put_back(&mut x, window);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use ndarray::{ArrayD, Zip};
 
+use super::Snapshot;
 use crate::scheduler::{Row, Step, Table};
 
 /// The sample, the saved one, and the estimates so far, as far back as the table looks.
@@ -19,6 +20,18 @@ pub(super) struct State {
 impl State {
     pub fn new(table: &Table, x: ArrayD<f32>) -> Self {
         Self { x, saved: None, estimates: VecDeque::new(), depth: table.depth() }
+    }
+
+    /// The state of a loop that was left.
+    pub fn restored(table: &Table, earlier: Snapshot) -> Self {
+        let Snapshot { x, estimates, saved, .. } = earlier;
+        Self { x, saved, estimates: estimates.into(), depth: table.depth() }
+    }
+
+    /// The state after `step` steps.
+    pub fn snapshot(&self, step: usize, draws: usize) -> Snapshot {
+        let estimates = self.estimates.iter().cloned().collect();
+        Snapshot { step, draws, x: self.x.clone(), estimates, saved: self.saved.clone() }
     }
 
     /// One step, from the network's answer and fresh noise where the step draws it.

@@ -1,14 +1,15 @@
 //! One PNG file a frame, in a folder of their own.
 
-use std::fs::{self, File};
-use std::io::BufWriter;
+use std::fs;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use vldm_graphs::bundle::files;
-
-use super::temporary::{beside, io_error};
-use super::{Format, FrameSink, VideoError, VideoFile, VideoSpec};
+use super::replay::{Pictures, Writer};
+use super::temporary::{io_error, place};
+use super::{Format, FrameSink, Out, VideoError, VideoFile, VideoSpec};
 use crate::image::RgbImage;
+use crate::journal::Disk;
 
 /// A new or empty folder of PNG files. `out/` gets `00000.png`, `00001.png` and so on; `out/frame-%03d.png` chooses
 /// the names.
@@ -27,7 +28,8 @@ impl Format for Frames {
         path.extension().is_none() || path.is_dir() || Pattern::of(path).is_some()
     }
 
-    fn create(&self, path: &Path, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
+    fn create(&self, out: &Out, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
+        let path = out.path.as_path();
         let (target, pattern) = match Pattern::of(path) {
             Some(pattern) => (path.parent().unwrap_or(Path::new("")), pattern),
             None => (path, Pattern { before: String::new(), digits: 5 }),
@@ -46,9 +48,11 @@ impl Format for Frames {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error(target)(e)),
             _ => {}
         }
-        let folder = beside(target, "part");
+        let folder = place(out, target, "frames");
         fs::create_dir(&folder).map_err(io_error(target))?;
-        Ok(Box::new(Sink { target: target.to_path_buf(), folder, pattern, spec: *spec, frames: 0, bytes: 0 }))
+        let (target, disk) = (target.to_path_buf(), Arc::clone(&out.disk));
+        let sink = Sink { target, folder, disk, pattern, spec: *spec, frames: 0, bytes: 0 };
+        Ok(Pictures::boxed(path.to_path_buf(), *spec, Box::new(sink)))
     }
 }
 
@@ -78,6 +82,7 @@ impl Pattern {
 struct Sink {
     target: PathBuf,
     folder: PathBuf,
+    disk: Arc<dyn Disk>,
     pattern: Pattern,
     spec: VideoSpec,
     frames: usize,
@@ -85,7 +90,19 @@ struct Sink {
 }
 
 impl Sink {
-    fn encode(&self, file: &File, frame: &RgbImage) -> Result<(), png::EncodingError> {
+    /// The folder, when it lies on another file system than its target.
+    fn carry(&self) -> io::Result<()> {
+        fs::create_dir(&self.target)?;
+        for frame in 0..self.frames {
+            let name = self.pattern.name(frame);
+            let mut copy = self.disk.create(&self.target.join(&name))?;
+            io::copy(&mut fs::File::open(self.folder.join(&name))?, &mut copy)?;
+            copy.sync()?;
+        }
+        Ok(())
+    }
+
+    fn encode(&self, file: impl Write, frame: &RgbImage) -> Result<(), png::EncodingError> {
         let mut encoder = png::Encoder::new(BufWriter::new(file), self.spec.width as u32, self.spec.height as u32);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
@@ -95,18 +112,19 @@ impl Sink {
     }
 }
 
-impl FrameSink for Sink {
+impl Writer for Sink {
     fn push(&mut self, frame: &RgbImage) -> Result<(), VideoError> {
         let error = io_error(&self.target);
-        let file = File::create(self.folder.join(self.pattern.name(self.frames))).map_err(&error)?;
-        self.encode(&file, frame).map_err(|source| VideoError::Encode {
+        let path = self.folder.join(self.pattern.name(self.frames));
+        let mut file = self.disk.create(&path).map_err(&error)?;
+        self.encode(&mut file, frame).map_err(|source| VideoError::Encode {
             path: self.target.clone(),
             format: Frames.name(),
             frame: self.frames,
             source: source.into(),
         })?;
-        file.sync_all().map_err(&error)?;
-        self.bytes += file.metadata().map_err(&error)?.len();
+        file.sync().map_err(&error)?;
+        self.bytes += fs::metadata(&path).map_err(&error)?.len();
         self.frames += 1;
         Ok(())
     }
@@ -116,8 +134,12 @@ impl FrameSink for Sink {
         if self.target.exists() {
             fs::remove_dir(&self.target).map_err(&error)?;
         }
-        fs::rename(&self.folder, &self.target).map_err(&error)?;
-        files::sync_folder(self.target.parent().unwrap_or(Path::new(""))).map_err(&error)?;
+        match self.disk.rename(&self.folder, &self.target) {
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => self.carry(),
+            done => done,
+        }
+        .map_err(&error)?;
+        self.disk.sync_folder(self.target.parent().unwrap_or(Path::new(""))).map_err(&error)?;
         Ok(VideoFile { path: self.target.clone(), format: Frames.name(), frames: self.frames, bytes: self.bytes })
     }
 }

@@ -1,11 +1,11 @@
 //! GIF: 256 colours a frame, plays everywhere.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::temporary::{Temporary, io_error};
-use super::{Format, FrameSink, VideoError, VideoFile, VideoSpec, has_extension};
+use super::replay::{Pictures, Writer};
+use super::temporary::{Shared, Temporary, io_error};
+use super::{Format, FrameSink, Out, VideoError, VideoFile, VideoSpec, has_extension};
 use crate::image::RgbImage;
 
 /// Fastest rate that viewers honour: they slow delays below 2/100 s down to 10/100 s.
@@ -29,7 +29,8 @@ impl Format for Gif {
         has_extension(path, "gif")
     }
 
-    fn create(&self, path: &Path, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
+    fn create(&self, out: &Out, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
+        let path = out.path.as_path();
         let unsuited = |expected: String, found: String| VideoError::Unsuited {
             path: path.to_path_buf(),
             format: self.name(),
@@ -45,11 +46,13 @@ impl Format for Gif {
                 format!("{} x {}", spec.width, spec.height),
             ));
         };
-        let file = Temporary::create(path, "part")?;
-        let encoder = gif::Encoder::new(BufWriter::new(file.handle()?), width, height, &[]);
+        let file = Temporary::create(out, "part")?;
+        let encoder = gif::Encoder::new(BufWriter::new(file.handle()), width, height, &[]);
         let mut encoder = encoder.map_err(|e| encode_error(path, 0, e))?;
         encoder.set_repeat(gif::Repeat::Infinite).map_err(|e| encode_error(path, 0, e))?;
-        Ok(Box::new(Sink { path: path.to_path_buf(), file, encoder, size: (width, height), fps: spec.fps, frames: 0 }))
+        let path = path.to_path_buf();
+        let sink = Sink { path: path.clone(), file, encoder, size: (width, height), fps: spec.fps, frames: 0 };
+        Ok(Pictures::boxed(path, *spec, Box::new(sink)))
     }
 }
 
@@ -60,13 +63,13 @@ fn encode_error(path: &Path, frame: usize, source: gif::EncodingError) -> VideoE
 struct Sink {
     path: PathBuf,
     file: Temporary,
-    encoder: gif::Encoder<BufWriter<File>>,
+    encoder: gif::Encoder<BufWriter<Shared>>,
     size: (u16, u16),
     fps: f64,
     frames: usize,
 }
 
-impl FrameSink for Sink {
+impl Writer for Sink {
     fn push(&mut self, frame: &RgbImage) -> Result<(), VideoError> {
         // Delays are hundredths of a second: each ends at the rounded time of the next frame, so errors do not add up.
         let at = |frame: usize| (frame as f64 * 100.0 / self.fps).round();

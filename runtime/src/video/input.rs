@@ -273,7 +273,7 @@ fn lay(canvas: &mut RgbImage, frame: &gif::Frame<'_>, colour: impl Fn(&[u8; 4]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::video::{VideoSpec, create};
+    use crate::video::{Out, VideoSpec, create};
 
     fn picture(width: usize, height: usize, value: u8) -> RgbImage {
         RgbImage { width, height, pixels: vec![value; width * height * 3] }
@@ -281,7 +281,8 @@ mod tests {
 
     fn write(path: &Path, frames: &[RgbImage], fps: f64) {
         let (width, height) = (frames[0].width, frames[0].height);
-        let mut sink = create(path, &VideoSpec { width, height, fps, frames: frames.len(), quality: 100 }).unwrap();
+        let mut sink =
+            create(&Out::at(path), &VideoSpec { width, height, fps, frames: frames.len(), quality: 100 }).unwrap();
         for frame in frames {
             sink.push(frame).unwrap();
         }

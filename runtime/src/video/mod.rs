@@ -1,19 +1,23 @@
 //! Video files. To add a format, write a [`Format`] in a file beside this one and name it in [`FORMATS`].
 //!
-//! A file appears under its name when it is finished; until then it has a temporary name beside it, and vanishes when
-//! the run fails.
+//! A file appears under its name when it is finished; until then it has a temporary name, and vanishes when the run fails.
+//! A video is made of *segments*, runs of frames that are encoded without regard to others: what is made of a segment can
+//! be kept, and added to another sink instead of its frames.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::image::RgbImage;
+use crate::journal::{Disk, Os};
 
 mod frames;
 mod gif;
 mod input;
 mod mp4;
 mod png;
+mod replay;
 mod temporary;
 
 pub(crate) use input::KINDS;
@@ -51,6 +55,14 @@ pub enum VideoError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What was kept of an earlier run does not belong to this video.
+    #[error("{}: what is kept of frame {frame} and later is not of this video", path.display())]
+    Segment {
+        /// The video.
+        path: PathBuf,
+        /// The first frame, counted from 0.
+        frame: usize,
+    },
     /// The encoder failed.
     #[error("{}: the {format} encoder failed at frame {frame}", path.display())]
     Encode {
@@ -80,6 +92,34 @@ pub struct VideoSpec {
     pub quality: u64,
 }
 
+/// Seconds of a segment.
+const SEGMENT_SECONDS: f64 = 2.0;
+
+impl VideoSpec {
+    /// Frames in a segment; the last one may be shorter.
+    pub fn segment(&self) -> usize {
+        ((self.fps * SEGMENT_SECONDS).ceil() as usize).max(2)
+    }
+}
+
+/// Where a video goes.
+#[derive(Clone)]
+pub struct Out {
+    /// The file, or the folder.
+    pub path: PathBuf,
+    /// A folder for what is not complete; beside the file when absent.
+    pub scratch: Option<PathBuf>,
+    /// What files are changed through.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Out {
+    /// A video that grows beside its final place.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), scratch: None, disk: Arc::new(Os) }
+    }
+}
+
 /// A finished video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VideoFile {
@@ -100,6 +140,17 @@ pub trait FrameSink: Send {
     /// # Errors
     /// [`VideoError`].
     fn push(&mut self, frame: &RgbImage) -> Result<(), VideoError>;
+
+    /// What was made of the segment that the last frame completed, once.
+    fn segment(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Adds the frames of a segment that another sink for the same video made. Returns how many there are.
+    ///
+    /// # Errors
+    /// [`VideoError::Segment`] when it is none of this video.
+    fn replay(&mut self, segment: &[u8]) -> Result<usize, VideoError>;
 
     /// Completes the video and gives it its name.
     ///
@@ -123,7 +174,7 @@ pub trait Format: Sync {
     ///
     /// # Errors
     /// [`VideoError::Unsuited`] when the format cannot hold the video, [`VideoError::Io`].
-    fn create(&self, path: &Path, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError>;
+    fn create(&self, out: &Out, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError>;
 }
 
 /// Every format; the first that matches a name is taken.
@@ -141,12 +192,12 @@ pub fn format(path: &Path) -> Result<&'static dyn Format, VideoError> {
     })
 }
 
-/// Starts a video at `path`, in the format of its name.
+/// Starts a video, in the format of its name.
 ///
 /// # Errors
 /// [`VideoError`].
-pub fn create(path: &Path, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
-    format(path)?.create(path, spec)
+pub fn create(out: &Out, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
+    format(&out.path)?.create(out, spec)
 }
 
 /// Is this the extension of `path`, in any case?
@@ -179,7 +230,7 @@ mod tests {
     }
 
     fn write(path: &Path, fps: f64) -> VideoFile {
-        let mut sink = create(path, &spec(fps)).unwrap();
+        let mut sink = create(&Out::at(path), &spec(fps)).unwrap();
         assert!(!path.exists(), "a video has its name when it is complete");
         (0..10).for_each(|i| sink.push(&picture(i)).unwrap());
         sink.finish().unwrap()
@@ -215,7 +266,7 @@ mod tests {
     fn an_unfinished_video_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["a.mp4", "a.gif", "a.png", "a"] {
-            let mut sink = create(&dir.path().join(name), &spec(8.0)).unwrap();
+            let mut sink = create(&Out::at(&dir.path().join(name)), &spec(8.0)).unwrap();
             sink.push(&picture(0)).unwrap();
             drop(sink);
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
@@ -228,7 +279,7 @@ mod tests {
         for name in ["a.mp4", "a.gif", "a.png"] {
             let path = dir.path().join(name);
             fs::write(&path, "old").unwrap();
-            let mut sink = create(&path, &spec(8.0)).unwrap();
+            let mut sink = create(&Out::at(&path), &spec(8.0)).unwrap();
             (0..10).for_each(|i| sink.push(&picture(i)).unwrap());
             assert_eq!(fs::read(&path).unwrap(), b"old");
             let file = sink.finish().unwrap();
@@ -245,7 +296,7 @@ mod tests {
         let file = write(&path, 8.0);
         assert_eq!((file.frames, fs::read_dir(&file.path).unwrap().count()), (10, 10));
         assert_eq!(RgbImage::open(&dir.path().join("out/f-007.png")).unwrap(), picture(7));
-        let e = create(&path, &spec(8.0)).err().unwrap().to_string();
+        let e = create(&Out::at(&path), &spec(8.0)).err().unwrap().to_string();
         assert!(e.contains("frames needs a folder that is new or empty, found files in it"), "{e}");
     }
 
@@ -281,7 +332,7 @@ mod tests {
             frames += 1;
         }
         assert_eq!((frames, delays.iter().sum::<u16>()), (10, 31));
-        let e = create(&path, &spec(60.0)).err().unwrap().to_string();
+        let e = create(&Out::at(&path), &spec(60.0)).err().unwrap().to_string();
         assert!(e.ends_with("GIF needs at most 50 frames a second, found 60"), "{e}");
     }
 
@@ -336,10 +387,48 @@ mod tests {
     }
 
     #[test]
+    fn segments_that_were_kept_make_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let slow = VideoSpec { fps: 2.0, ..spec(2.0) };
+        for name in ["a.mp4", "a.gif", "a.png", "frames/%02d.png"] {
+            let bytes = |replayed: &[usize], kept: &[Vec<u8>]| {
+                let path = dir.path().join(name);
+                let mut sink = create(&Out::at(&path), &slow).unwrap();
+                let mut segments = vec![];
+                for segment in 0..3usize {
+                    if replayed.contains(&segment) {
+                        let bytes = kept.get(segment).unwrap();
+                        sink.replay(bytes).unwrap();
+                        continue;
+                    }
+                    for i in segment * 4..10.min(segment * 4 + 4) {
+                        assert!(sink.segment().is_none(), "{name}: nothing is complete before frame {i}");
+                        sink.push(&picture(i)).unwrap();
+                    }
+                    segments.extend(sink.segment());
+                }
+                let file = sink.finish().unwrap().path;
+                let whole = if file.is_dir() { fs::read(file.join("09.png")) } else { fs::read(&file) }.unwrap();
+                if file.is_dir() {
+                    fs::remove_dir_all(file).unwrap();
+                }
+                (whole, segments)
+            };
+            let (whole, kept) = bytes(&[], &[]);
+            assert_eq!(kept.len(), 3, "{name}");
+            for replayed in [&[0][..], &[1], &[2], &[0, 1], &[0, 1, 2], &[1, 2]] {
+                assert!(bytes(replayed, &kept).0 == whole, "{name}: {replayed:?}");
+            }
+            let mut sink = create(&Out::at(&dir.path().join(name)), &slow).unwrap();
+            assert!(matches!(sink.replay(&kept[0][1..]), Err(VideoError::Segment { .. })), "{name}");
+        }
+    }
+
+    #[test]
     fn quality_decides_the_size_of_an_mp4() {
         let dir = tempfile::tempdir().unwrap();
         let size = |quality| {
-            let mut sink = create(&dir.path().join("a.mp4"), &VideoSpec { quality, ..spec(8.0) }).unwrap();
+            let mut sink = create(&Out::at(&dir.path().join("a.mp4")), &VideoSpec { quality, ..spec(8.0) }).unwrap();
             (0..10).for_each(|i| sink.push(&picture(i)).unwrap());
             sink.finish().unwrap().bytes
         };
@@ -350,13 +439,13 @@ mod tests {
     #[test]
     fn mp4_refuses_sizes_that_h264_has_not() {
         let odd = VideoSpec { width: 47, ..spec(8.0) };
-        let e = create(Path::new("a.mp4"), &odd).err().unwrap().to_string();
+        let e = create(&Out::at(Path::new("a.mp4")), &odd).err().unwrap().to_string();
         assert_eq!(e, "a.mp4: MP4 needs even sides from 16 to 3840 and 2160 pixels, found 47 x 32");
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error_with_the_name() {
-        let e = create(Path::new("/no/such/folder/a.mp4"), &spec(8.0)).err().unwrap().to_string();
+        let e = create(&Out::at(Path::new("/no/such/folder/a.mp4")), &spec(8.0)).err().unwrap().to_string();
         assert!(e.starts_with("/no/such/folder/a.mp4: "), "{e}");
     }
 }

@@ -1,11 +1,11 @@
 //! Animated PNG: lossless, plays in browsers.
 
-use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use super::temporary::Temporary;
-use super::{Format, FrameSink, VideoError, VideoFile, VideoSpec, has_extension};
+use super::replay::{Pictures, Writer};
+use super::temporary::{Shared, Temporary};
+use super::{Format, FrameSink, Out, VideoError, VideoFile, VideoSpec, has_extension};
 use crate::image::RgbImage;
 
 /// A `.png` or `.apng` file with one frame after the other.
@@ -24,10 +24,11 @@ impl Format for AnimatedPng {
         has_extension(path, "png") || has_extension(path, "apng")
     }
 
-    fn create(&self, path: &Path, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
-        let file = Temporary::create(path, "part")?;
-        let writer = start(file.handle()?, spec).map_err(|e| encode_error(path, 0, e))?;
-        Ok(Box::new(Sink { path: path.to_path_buf(), file, writer, frames: 0 }))
+    fn create(&self, out: &Out, spec: &VideoSpec) -> Result<Box<dyn FrameSink>, VideoError> {
+        let path = out.path.clone();
+        let file = Temporary::create(out, "part")?;
+        let writer = start(file.handle(), spec).map_err(|e| encode_error(&path, 0, e))?;
+        Ok(Pictures::boxed(path.clone(), *spec, Box::new(Sink { path, file, writer, frames: 0 })))
     }
 }
 
@@ -42,7 +43,7 @@ fn delay(fps: f64) -> (u16, u16) {
     (numerator as u16, denominator.clamp(1, u32::from(u16::MAX)) as u16)
 }
 
-fn start(file: File, spec: &VideoSpec) -> Result<png::Writer<BufWriter<File>>, png::EncodingError> {
+fn start(file: Shared, spec: &VideoSpec) -> Result<png::Writer<BufWriter<Shared>>, png::EncodingError> {
     let mut encoder = png::Encoder::new(BufWriter::new(file), spec.width as u32, spec.height as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
@@ -59,11 +60,11 @@ fn encode_error(path: &Path, frame: usize, source: png::EncodingError) -> VideoE
 struct Sink {
     path: PathBuf,
     file: Temporary,
-    writer: png::Writer<BufWriter<File>>,
+    writer: png::Writer<BufWriter<Shared>>,
     frames: usize,
 }
 
-impl FrameSink for Sink {
+impl Writer for Sink {
     fn push(&mut self, frame: &RgbImage) -> Result<(), VideoError> {
         self.writer.write_image_data(&frame.pixels).map_err(|e| encode_error(&self.path, self.frames, e))?;
         self.frames += 1;

@@ -22,7 +22,7 @@ use crate::engine::Engine;
 use crate::machine;
 use crate::output::{Output, bytes, note, seconds, table};
 use crate::plan::PlanArgs;
-use crate::run::make;
+use crate::run::{Job, make};
 
 /// Between two calls, so that threads that spin for more work have given up.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -170,7 +170,8 @@ pub fn plan(plan: &PlanArgs, cache: &CacheArgs, engine: &Engine, race: &Race<'_>
     let mut ours = || {
         let folder = scratch.path().join(made.to_string());
         made += 1;
-        timed(|| make(&plan, &bundle, &layout, engine, &folder, &Silent).map(drop))
+        let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine, file: &folder };
+        timed(|| make(&job, None, &Silent).map(drop))
     };
     ours()?;
     let shown = Input::open(&frames)?;

@@ -8,10 +8,11 @@ use vldm_runtime::cascade::layout::Layout;
 
 use crate::bundle::CacheArgs;
 use crate::engine::Engine;
+use crate::machine;
 use crate::output::{Output, bytes, seconds, table};
 use crate::plan::PlanArgs;
 use crate::progress::Shown;
-use crate::{machine, run::make};
+use crate::run::{Job, make};
 
 #[derive(Serialize)]
 struct Measured {
@@ -54,7 +55,9 @@ pub fn run(plan: &PlanArgs, cache: &CacheArgs, engine: &Engine, out: Output) -> 
     let (plan, bundle) = plan.open_for(cache, engine)?;
     let layout = Layout::new(&plan, &bundle.manifest)?;
     let scratch = tempfile::tempdir()?;
-    let report = make(&plan, &bundle, &layout, engine, &scratch.path().join("video.mp4"), &Shown::new(out))?;
+    let file = scratch.path().join("video.mp4");
+    let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine, file: &file };
+    let report = make(&job, None, &Shown::new(out))?;
     let (name, threads) = (engine.backend.name(), engine.options.threads);
     out.result(&Measured { report, engine: name, threads, peak_memory: machine::peak_memory() })
 }

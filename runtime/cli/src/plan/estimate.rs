@@ -9,7 +9,7 @@ use vldm_graphs::bundle::MANIFEST;
 use vldm_runtime::cascade::estimate::{Clock, Costs, Estimate, trial};
 use vldm_runtime::cascade::layout::Layout;
 use vldm_runtime::cascade::plan::{Plan, Start};
-use vldm_runtime::video;
+use vldm_runtime::video::{self, Out};
 
 use crate::bundle::{Bundle, CacheArgs};
 use crate::engine::Engine;
@@ -195,7 +195,7 @@ fn in_a_process(plan: &Path, engine: &Engine) -> anyhow::Result<Costs> {
     }
     let ran = command.arg(plan).stdin(Stdio::null()).output()?;
     if ran.status.code() == Some(i32::from(interrupt::EXIT)) {
-        return Err(Interrupted.into());
+        return Err(Interrupted { then: "the plan was not tried to its end".to_owned() }.into());
     }
     let said = String::from_utf8_lossy(&ran.stderr);
     ensure!(ran.status.success(), "the plan cannot be tried: {}", said.trim().trim_start_matches("error: "));
@@ -211,10 +211,12 @@ pub fn serve(plan: &Plan, bundle: &Bundle, engine: &Engine) -> anyhow::Result<()
     let stop = interrupt::listen()?;
     let scratch = tempfile::tempdir()?;
     let file = scratch.path().join("video.mp4");
-    let file = if video::create(&file, &layout.video(plan)).is_ok() { file } else { scratch.path().join("frames") };
+    let is_mp4 = video::create(&Out::at(&file), &layout.video(plan)).is_ok();
+    let file = if is_mp4 { file } else { scratch.path().join("frames") };
     let grown = || folder_bytes(scratch.path());
     let clock = Clock::new(&machine::peak_memory, &grown, stop);
-    let done = run::make(plan, bundle, &layout, engine, &file, &clock);
+    let job = run::Job { plan, bundle, layout: &layout, engine, file: &file };
+    let done = run::make(&job, None, &clock);
     match done {
         Err(error) if !(error.is::<Interrupted>() && clock.is_done()) => Err(error),
         _ => json(&clock.costs()),

@@ -48,8 +48,12 @@ pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError
     b.video(written, frames);
     let fps = plan.video.fps.unwrap_or(fps);
     let Builder { streams, stages, tables, units, long, .. } = b;
+    let interpolation = bundle.cascade.interpolation.as_ref();
+    let factor = interpolation.map_or(1, |i| i.factor);
+    let gaps = interpolation.and_then(|i| i.clip.as_ref()).map_or(1, |clip| clip.intervals);
+    let size = [height, width];
     let mut layout =
-        Layout { streams, stages, tables, units, frames, fps, size: [height, width], needs, cues, none, long };
+        Layout { streams, stages, tables, units, frames, fps, size, needs, cues, none, long, factor, gaps };
     set_needed(&mut layout);
     Ok(layout)
 }

@@ -171,6 +171,10 @@ pub struct Layout {
     pub(crate) none: Cue,
     /// Windows over a clip that is longer than the network takes.
     pub(crate) long: Option<LongClip>,
+    /// Frames of an interpolation pass from one given frame to the next.
+    pub(crate) factor: usize,
+    /// Gaps between given frames that one unit of an interpolation pass fills.
+    pub(crate) gaps: usize,
 }
 
 /// Windows over a clip that is longer than the network takes.
@@ -217,7 +221,7 @@ impl Layout {
     }
 
     /// Units that write any frame of `span`. Units write their stream in order.
-    fn writers(&self, span: &Span) -> impl Iterator<Item = usize> {
+    pub(crate) fn writers(&self, span: &Span) -> impl Iterator<Item = usize> {
         let writes = |u: &Unit| u.writes.as_ref().map(|w| (w.stream, w.frames.clone()));
         let first = self
             .units
@@ -225,6 +229,37 @@ impl Layout {
         let overlaps = |u: &Unit| writes(u).is_some_and(|(s, f)| s == span.stream && f.start < span.frames.end);
         let count = self.units[first..].iter().take_while(|u| overlaps(u)).count();
         first..first + count
+    }
+
+    /// Units of the video stage, in order.
+    pub(crate) fn video_units(&self) -> Range<usize> {
+        let first = self.units.iter().rposition(|u| u.writes.is_some()).map_or(0, |last| last + 1);
+        first..self.units.len()
+    }
+
+    /// Frames of the video that a unit of the video stage hands to the file.
+    pub(crate) fn shown(&self, unit: usize) -> Range<usize> {
+        let u = &self.units[unit];
+        u.needed..u.needed + u.reads.first().map_or(0, |span| span.frames.len())
+    }
+
+    /// Units of the video stage that hand any of some frames to the file.
+    pub(crate) fn video_units_of(&self, frames: &Range<usize>) -> Range<usize> {
+        let all = self.video_units();
+        let before = |limit: usize| self.units[all.clone()].partition_point(|u| u.needed < limit) + all.start;
+        // The unit that begins before them may reach into them.
+        let first = before(frames.start + 1).saturating_sub(1).max(all.start);
+        first..before(frames.end)
+    }
+
+    /// The key frame, counted from 0, whose chunk says what a unit shows.
+    pub(crate) fn key_frame(&self, plan: &Plan, kind: Kind, index: usize) -> usize {
+        let k = &plan.keyframes;
+        match kind {
+            Kind::Predict => k.frames + index * (k.frames - plan.predict.as_ref().map_or(0, |p| p.context)),
+            Kind::Interpolate(pass) => (index * self.gaps + 1).div_ceil(self.factor.pow(pass as u32)),
+            _ => 0,
+        }
     }
 
     /// What the chunk shows that a key frame, counted from 0, belongs to.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use vldm_graphs::bundle::{Manifest, Part, PortDim};
 
 use super::super::plan::{Chunk, Plan, PlanError};
 
 /// What a stretch of the video shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Cue {
     /// One class for each label of the bundle, −1 for "not given".
     pub(crate) labels: Vec<i64>,

@@ -61,14 +61,14 @@ mod tests {
     use super::super::super::testing::{bundle, plan};
     use super::super::{Kind, Layout};
     use crate::image::RgbImage;
-    use crate::video::{VideoSpec, create};
+    use crate::video::{Out, VideoSpec, create};
 
     #[test]
     fn frames_are_made_between_those_of_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("frames");
         let spec = VideoSpec { width: 6, height: 4, fps: 8.0, frames: 3, quality: 80 };
-        let mut sink = create(&path, &spec).unwrap();
+        let mut sink = create(&Out::at(&path), &spec).unwrap();
         (0..3).for_each(|_| sink.push(&RgbImage { width: 6, height: 4, pixels: vec![9; 72] }).unwrap());
         sink.finish().unwrap();
         let stages = json!([{"op": "source", "file": path}, {"op": "interpolate"}, {"op": "decode"}]);

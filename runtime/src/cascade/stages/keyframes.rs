@@ -3,6 +3,7 @@
 use ndarray::{ArrayD, Axis};
 
 use super::super::error::{CascadeError, Place};
+use super::super::layout::Kind;
 use super::super::plan::ContextReplace;
 use super::super::store::Frame;
 use super::sample::Job;
@@ -103,11 +104,10 @@ impl Stages<'_> {
         let given = inputs.first().cloned().unwrap_or_default();
         let mut frames: Vec<_> = given.into_iter().map(Some).collect();
         frames.resize(k.frames, None);
-        let first_new = k.frames + place.unit * (k.frames - p.context);
         let job = Job {
             part: "keyframes",
             source: Source::Predict,
-            cue: self.layout.cue_of(first_new),
+            cue: self.layout.cue_of(self.layout.key_frame(self.plan, Kind::Predict, place.unit)),
             guidance: Guidance::new(p.guidance, p.context_guidance),
             frames,
             replace: replace(p.context_replace),
@@ -136,18 +136,15 @@ impl Stages<'_> {
         let (settings, ends) = (&self.plan.interpolate[pass], inputs.concat());
         let interpolation = self.bundle.cascade.interpolation.as_ref();
         let (factor, regimes) = interpolation.map_or((1, 0), |i| (i.factor, i.regimes));
-        let clip = interpolation.and_then(|i| i.clip.as_ref());
         let last = factor * (ends.len() - 1);
         let mut frames = vec![None; last + 1];
         for (i, end) in ends.into_iter().enumerate() {
             frames[factor * i] = Some(end);
         }
-        let gap = place.unit * clip.map_or(1, |clip| clip.intervals);
-        let right_keyframe = (gap + 1).div_ceil(factor.pow(pass as u32));
         let job = Job {
             part: "interpolate",
             source: Source::Interpolate(pass),
-            cue: self.layout.cue_of(right_keyframe),
+            cue: self.layout.cue_of(self.layout.key_frame(self.plan, Kind::Interpolate(pass), place.unit)),
             guidance: Guidance::new(settings.guidance, settings.context_guidance),
             frames,
             replace: replace(settings.context_replace),

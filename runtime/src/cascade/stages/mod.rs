@@ -16,6 +16,8 @@ use ndarray::{Array3, Array4, ArrayD, Axis, Ix4, IxDyn};
 use vldm_graphs::bundle::Manifest;
 
 use self::tokens::Tokens;
+use self::video::Film;
+use super::durable::Keeper;
 use super::error::{CascadeError, Place};
 use super::executor::{Work, place};
 use super::layout::{Kind, Layout};
@@ -35,7 +37,8 @@ pub(super) struct Stages<'a> {
     sessions: &'a Sessions<'a>,
     tokens: Tokens,
     source: Option<Input>,
-    sink: Mutex<Option<Box<dyn FrameSink>>>,
+    film: Mutex<Film>,
+    keeper: Option<&'a Keeper<'a>>,
 }
 
 impl<'a> Stages<'a> {
@@ -46,15 +49,17 @@ impl<'a> Stages<'a> {
         layout: &'a Layout,
         sessions: &'a Sessions<'a>,
         sink: Box<dyn FrameSink>,
+        keeper: Option<&'a Keeper<'a>>,
     ) -> Result<Self, CascadeError> {
         let tokens = Tokens::encode(plan, layout, sessions)?;
         let source = plan.source.as_ref().map(|source| Input::open(&plan.resolve(&source.file))).transpose()?;
-        Ok(Self { plan, bundle, layout, sessions, tokens, source, sink: Mutex::new(Some(sink)) })
+        let film = Mutex::new(Film { sink, next: 0 });
+        Ok(Self { plan, bundle, layout, sessions, tokens, source, film, keeper })
     }
 
     /// The sink, when all units are done.
-    pub(super) fn into_sink(self) -> Option<Box<dyn FrameSink>> {
-        self.sink.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(super) fn into_sink(self) -> Box<dyn FrameSink> {
+        self.film.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).sink
     }
 }
 
@@ -76,7 +81,7 @@ impl Work for Stages<'_> {
             Kind::Interpolate(pass) => self.interpolate(place, pass, steps, inputs, control),
             Kind::Decode => self.decode(place, u, inputs),
             Kind::Upsample => self.upsample(place, u, steps, inputs, control),
-            Kind::Video => self.write(inputs, control),
+            Kind::Video => self.write(unit, inputs, control),
         }?;
         if let Some(part) = stage.part.filter(|_| matches!(place.kind, Kind::Image | Kind::Picture)) {
             self.sessions.release(part);

@@ -11,7 +11,7 @@ use super::super::store::Frame;
 use super::{Stages, clip, one, one_i64, sample_error, stack};
 use crate::noise::{Draws, NoiseRule, Pipeline, Source, TorchRng};
 use crate::sampler::windows::shuffle;
-use crate::sampler::{Branch, Control, Guidance, Replace, Window, denoise};
+use crate::sampler::{Branch, Control, Guidance, Replace, Snapshot, Window, denoise};
 use crate::scheduler::Table;
 use crate::tensor::Tensor;
 
@@ -259,5 +259,17 @@ impl Control for Counted<'_> {
 
     fn spread(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
         self.control.spread(jobs, job);
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        self.control.snapshot()
+    }
+
+    fn reached(&self, step: usize, snapshot: &dyn Fn() -> Snapshot) {
+        self.control.reached(step, snapshot);
+    }
+
+    fn stopping(&self, snapshot: &dyn Fn() -> Snapshot) {
+        self.control.stopping(snapshot);
     }
 }

@@ -39,9 +39,18 @@ fn made(
     let mut plan = plan(document);
     plan.base = dir.to_path_buf();
     let cancel = AtomicBool::new(false);
-    let options = RunOptions { threads: lanes, lanes: None, kernels: true, library: None, cancel: &cancel };
+    let options = RunOptions {
+        threads: lanes,
+        lanes: None,
+        kernels: true,
+        library: None,
+        cancel: &cancel,
+        keeping: None,
+        wish: Wish::default(),
+    };
     let backend = FakeBackend { seen: Arc::clone(&seen), bundle: bundle.clone() };
-    let report = run(&plan, (dir, bundle), &backend, &options, &Silent, Box::new(sink.clone()))?;
+    let screen = Screen { sink: Box::new(sink.clone()), format: "memory" };
+    let report = run(&plan, (dir, bundle), &backend, &options, &Silent, screen)?;
     assert_eq!(seen.live.load(Ordering::Relaxed), 0, "networks are dropped");
     let frames = sink.frames.lock().unwrap().clone();
     Ok((report, frames))

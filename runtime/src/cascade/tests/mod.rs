@@ -1,5 +1,6 @@
 //! The whole cascade on networks that are arithmetic.
 
+mod durable;
 mod families;
 mod reference;
 
@@ -30,6 +31,10 @@ impl FrameSink for Collect {
         Ok(())
     }
 
+    fn replay(&mut self, _: &[u8]) -> Result<usize, VideoError> {
+        unreachable!("nothing is kept")
+    }
+
     fn finish(self: Box<Self>) -> Result<VideoFile, VideoError> {
         let frames = self.frames.lock().unwrap().len();
         Ok(VideoFile { path: PathBuf::new(), format: "memory", frames, bytes: 0 })
@@ -57,11 +62,18 @@ impl Default for Run {
 
 impl Run {
     fn go(&self, document: &Value, progress: &dyn Progress) -> Result<Report, CascadeError> {
-        let options =
-            RunOptions { threads: self.lanes, lanes: None, kernels: true, library: None, cancel: &self.cancel };
+        let options = RunOptions {
+            threads: self.lanes,
+            lanes: None,
+            kernels: true,
+            library: None,
+            cancel: &self.cancel,
+            keeping: None,
+            wish: Wish::default(),
+        };
         let backend = FakeBackend { seen: Arc::clone(&self.seen), bundle: bundle() };
-        let sink = Box::new(self.sink.clone());
-        run(&plan(document), (Path::new(""), &bundle()), &backend, &options, progress, sink)
+        let screen = Screen { sink: Box::new(self.sink.clone()), format: "memory" };
+        run(&plan(document), (Path::new(""), &bundle()), &backend, &options, progress, screen)
     }
 
     fn frames(&self) -> Vec<RgbImage> {

@@ -3,22 +3,19 @@
 //! Source: ISO/IEC 14496-12 (boxes), 14496-14 (MP4), 14496-15 (H.264 in it).
 
 use super::super::VideoSpec;
+use super::segment::{Sample, Segment};
 
 /// Time units in which durations of the whole file are given, a second.
 const MOVIE_SCALE: u32 = 1000;
 /// Time units a frame; the track has this many times `fps` a second.
 const FRAME_TICKS: u32 = 1000;
+/// A sample that needs no other, and one that needs those before it. Source: ISO/IEC 14496-12, 8.8.3.1.
+const SYNC: u32 = 0x0200_0000;
+const DELTA: u32 = 0x0101_0000;
 /// The transformation that changes nothing: 16.16 and 2.30 fixed point.
 const UNITY: [u32; 9] = [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000];
 /// ITU-R BT.709 primaries, transfer and matrix. Source: ISO/IEC 23091-2.
 const BT709: u16 = 1;
-
-/// One frame in the file.
-pub(super) struct Sample {
-    pub(super) bytes: u32,
-    /// Can playing start here?
-    pub(super) key: bool,
-}
 
 /// The track of a file.
 pub(super) struct Track {
@@ -52,6 +49,11 @@ impl Body {
         xs.into_iter().fold(self, Self::u32)
     }
 
+    fn u64(mut self, x: u64) -> Self {
+        self.0.extend(x.to_be_bytes());
+        self
+    }
+
     fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self
@@ -82,6 +84,37 @@ impl Track {
         Self { spec, sps: vec![], pps: vec![], samples: vec![] }
     }
 
+    /// Everything before the first fragment of a file that grows.
+    pub(super) fn start(&self) -> Vec<u8> {
+        let brands = body().bytes(b"iso5").u32(0x200).bytes(b"iso5iso6avc1mp41").named(*b"ftyp");
+        let empty = Self { samples: vec![], sps: self.sps.clone(), pps: self.pps.clone(), ..*self };
+        // Every fragment says all there is to say about its samples.
+        let defaults = full(0).u32s([1, 1, 0, 0, 0]).named(*b"trex");
+        let more = container(*b"mvex", &[defaults]);
+        [brands, container(*b"moov", &[empty.head(), empty.film(0), more])].concat()
+    }
+
+    /// The fragment of a segment, which starts at that frame of the video, up to its samples.
+    pub(super) fn fragment(segment: &Segment, first_frame: u32, number: u32) -> Vec<u8> {
+        let count = segment.samples.len() as u32;
+        let header = full(0).u32(number).named(*b"mfhd");
+        // Flags: places count from the start of this box.
+        let track = full(0x2_0000).u32(1).named(*b"tfhd");
+        let time = full(1 << 24).u64(u64::from(first_frame) * u64::from(FRAME_TICKS)).named(*b"tfdt");
+        let run = |place: u32| {
+            // Flags: where the samples are; duration, size and kind of each.
+            let samples = segment.samples.iter().flat_map(|s| [FRAME_TICKS, s.bytes, if s.key { SYNC } else { DELTA }]);
+            full(0x701).u32s([count, place]).u32s(samples).named(*b"trun")
+        };
+        let fragment = |place| {
+            let inner = [track.clone(), time.clone(), run(place)];
+            container(*b"moof", &[header.clone(), container(*b"traf", &inner)])
+        };
+        let size = fragment(0).len() as u32;
+        let data = [&(segment.payload.len() as u32 + 8).to_be_bytes()[..], b"mdat"].concat();
+        [fragment(size + data.len() as u32), data].concat()
+    }
+
     /// Everything before the samples, which follow one after the other.
     pub(super) fn header(&self) -> Vec<u8> {
         let payload: u64 = self.samples.iter().map(|s| u64::from(s.bytes)).sum();
@@ -102,15 +135,27 @@ impl Track {
     }
 
     fn index(&self, first_sample: u64) -> Vec<u8> {
+        container(*b"moov", &[self.head(), self.film(first_sample)])
+    }
+
+    /// Length of the whole, in units of the movie.
+    fn duration(&self) -> u32 {
         let seconds = f64::from(self.ticks()) / f64::from(self.timescale());
-        let duration = (seconds * f64::from(MOVIE_SCALE)).round() as u32;
+        (seconds * f64::from(MOVIE_SCALE)).round() as u32
+    }
+
+    fn head(&self) -> Vec<u8> {
+        let duration = self.duration();
         let header = full(0).u32s([0, 0, MOVIE_SCALE, duration, 0x1_0000]).u16(0x100).u16(0).u32s([0, 0]).u32s(UNITY);
-        let header = header.u32s([0; 6]).u32(2).named(*b"mvhd");
+        header.u32s([0; 6]).u32(2).named(*b"mvhd")
+    }
+
+    fn film(&self, first_sample: u64) -> Vec<u8> {
         let (width, height) = (self.spec.width as u32, self.spec.height as u32);
         // Flags: the track is enabled, and part of the film.
-        let track = full(3).u32s([0, 0, 1, 0, duration, 0, 0]).u16(0).u16(0).u16(0).u16(0).u32s(UNITY);
+        let track = full(3).u32s([0, 0, 1, 0, self.duration(), 0, 0]).u16(0).u16(0).u16(0).u16(0).u32s(UNITY);
         let track = track.u32s([width << 16, height << 16]).named(*b"tkhd");
-        container(*b"moov", &[header, container(*b"trak", &[track, self.media(first_sample)])])
+        container(*b"trak", &[track, self.media(first_sample)])
     }
 
     fn media(&self, first_sample: u64) -> Vec<u8> {

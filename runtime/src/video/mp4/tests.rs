@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::video::{Input, create};
+use crate::video::{Input, Out, create};
 
 const FRAMES: usize = 20;
 
@@ -20,7 +20,7 @@ fn picture(frame: usize) -> RgbImage {
 fn written(folder: &Path, fps: f64) -> PathBuf {
     let path = folder.join("a.mp4");
     let spec = VideoSpec { width: 64, height: 32, fps, frames: FRAMES, quality: 100 };
-    let mut sink = create(&path, &spec).unwrap();
+    let mut sink = create(&Out::at(&path), &spec).unwrap();
     (0..FRAMES).for_each(|i| sink.push(&picture(i)).unwrap());
     sink.finish().unwrap();
     path
