@@ -1,4 +1,4 @@
-//! A disk that fails when it is told to.
+//! A disk that fails when it is told to, and never waits for the flush of a real one.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -83,8 +83,7 @@ impl Write for FaultyHandle {
 
 impl Handle for FaultyHandle {
     fn sync(&mut self) -> io::Result<()> {
-        self.disk.check()?;
-        self.inner.sync()
+        self.disk.check()
     }
 }
 
@@ -109,8 +108,7 @@ impl Disk for Faulty {
         Os.remove(path)
     }
 
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.check()?;
-        Os.sync_folder(folder)
+    fn sync_folder(&self, _: &Path) -> io::Result<()> {
+        self.check()
     }
 }

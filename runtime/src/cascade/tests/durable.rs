@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::journal::faults::{FAULTS, Fault, Faulty};
-use crate::journal::{Disk, Journal, Os};
+use crate::journal::{Disk, Journal};
 use crate::video::{self, Out};
 
 /// A folder for one video and what is kept of it.
@@ -24,7 +24,8 @@ struct Go {
 
 impl Default for Go {
     fn default() -> Self {
-        Self { disk: Arc::new(Os), lanes: 1, wish: Wish::default(), stop: None, checkpoint: None }
+        let disk = Arc::new(Faulty::new(usize::MAX, Fault::Full, false));
+        Self { disk, lanes: 1, wish: Wish::default(), stop: None, checkpoint: None }
     }
 }
 
@@ -119,7 +120,7 @@ fn a_run_interrupted_again_and_again_on_any_lanes_makes_the_same_bytes() {
     let place = Place::new();
     let mut runs = 0;
     for i in 0.. {
-        let go = Go { stop: Some(3 + i * 5 % 17), lanes: 1 + i % 4, checkpoint: Some(1 + i % 2), ..Go::default() };
+        let go = Go { stop: Some(3 + 29 * i), lanes: 1 + i % 4, checkpoint: Some(1 + i % 2), ..Go::default() };
         runs += 1;
         if place.go(&document, &go).1.is_ok() {
             break;
