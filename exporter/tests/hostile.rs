@@ -178,7 +178,7 @@ fn missing_and_misplaced_files() {
         let map = json!({"weight_map": {"a": "../../../etc/passwd"}}).to_string();
         replace(&root.join("vae/diffusion_pytorch_model.safetensors.index.json"), map);
     });
-    assert_has(&index, &["expected a plain .safetensors file name for `a`, found \"../../../etc/passwd\""]);
+    assert_has(&index, &["expected a plain name of a weight file for `a`, found \"../../../etc/passwd\""]);
 }
 
 #[test]

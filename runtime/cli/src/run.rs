@@ -72,8 +72,10 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let spec = layout.video(&plan);
     let folder = args.folder.open(&file, &engine)?;
     let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine: &engine, file: &file };
-    let report = make(&job, Some(&folder), &Shown::new(out))?;
-    folder.close()?;
+    let made = make(&job, Some(&folder), &Shown::new(out));
+    let closed = folder.close(made.is_ok());
+    let report = made?;
+    closed?;
     let (engine, peak_memory) = (engine.backend.name(), machine::peak_memory());
     out.result(&Made { report, engine, width: spec.width, height: spec.height, fps: spec.fps, peak_memory })
 }
@@ -97,7 +99,6 @@ pub struct Job<'a> {
 /// # Errors
 /// [`Interrupted`] after Ctrl-C, else what went wrong; there is no video then.
 pub fn make(job: &Job<'_>, folder: Option<&RunFolder>, progress: &dyn Progress) -> anyhow::Result<Report> {
-    let cancel = interrupt::listen()?;
     let out = match folder {
         None => Out::at(job.file),
         Some(folder) => {
@@ -105,8 +106,21 @@ pub fn make(job: &Job<'_>, folder: Option<&RunFolder>, progress: &dyn Progress) 
             Out { path: job.file.to_path_buf(), scratch, disk }
         }
     };
-    let screen =
-        Screen { sink: video::create(&out, &job.layout.video(job.plan))?, format: video::format(job.file)?.name() };
+    let sink = video::create(&out, &job.layout.video(job.plan))?;
+    make_on(job, Screen { sink, format: video::format(job.file)?.name() }, folder, progress)
+}
+
+/// Makes a video on a screen of the caller's.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_on(
+    job: &Job<'_>,
+    screen: Screen,
+    folder: Option<&RunFolder>,
+    progress: &dyn Progress,
+) -> anyhow::Result<Report> {
+    let cancel = interrupt::listen()?;
     let o = &job.engine.options;
     let (threads, kernels, library) = (o.threads, o.kernels, o.library.clone());
     let (keeping, wish) = folder.map_or((None, Wish::default()), |f| (Some(f.keeping()), f.wish.clone()));

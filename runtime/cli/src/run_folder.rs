@@ -76,12 +76,12 @@ impl RunFolder {
         Keeping { journal, program, checkpoint: *checkpoint, pixels: *keep }
     }
 
-    /// The video is complete.
+    /// The run is over. The folder goes when the video is complete and `--keep` was not given, or when nothing is in it.
     ///
     /// # Errors
     /// When the folder cannot be removed.
-    pub fn close(self) -> anyhow::Result<()> {
-        if !self.keep {
+    pub fn close(self, complete: bool) -> anyhow::Result<()> {
+        if self.journal.is_empty() || (complete && !self.keep) {
             self.journal.discard()?;
         }
         Ok(())

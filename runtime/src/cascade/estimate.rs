@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Kind, Layout, Stage};
+use super::layout::{Kind, Layout, Span, Stage, Unit};
 use super::plan::Plan;
 use super::progress::{Event, Progress};
 use crate::sampler::Guidance;
@@ -167,6 +167,9 @@ pub struct Estimate {
     /// Most memory held, in bytes, where the system tells.
     pub memory: Option<u64>,
     /// Size of the video file, in bytes.
+    pub video: u64,
+    /// Most bytes on disk while the run goes on: the latents of every stage, and the video three times, as the segments
+    /// that are kept, as the file that grows and as the complete one.
     pub disk: u64,
     /// Stage by stage: name, seconds of all its steps on one lane, bytes that it adds to the memory held.
     pub stages: Vec<StageEstimate>,
@@ -199,13 +202,23 @@ impl Estimate {
             loads += cost.first;
             stages.push(StageEstimate { stage: cost.stage.clone(), seconds, memory: cost.memory });
         }
+        let video = (costs.frame_bytes * layout.frames as f64) as u64;
         Self {
             seconds: (work / lanes as f64).max(chain) + loads,
             memory: costs.memory,
-            disk: (costs.frame_bytes * layout.frames as f64) as u64,
+            video,
+            disk: 3 * video + latent_bytes(layout),
             stages,
         }
     }
+}
+
+/// Bytes of the latents of all stages.
+fn latent_bytes(layout: &Layout) -> u64 {
+    let latents = |u: &&Unit| !matches!(layout.stages[u.stage].kind, Kind::Source | Kind::Decode | Kind::Upsample);
+    let written = layout.units.iter().filter(latents).filter_map(|u| u.writes.as_ref());
+    let bytes = |span: &Span| span.frames.len() * layout.streams[span.stream].shape.iter().product::<usize>() * 4;
+    written.map(|span| bytes(span) as u64).sum()
 }
 
 fn branches(plan: &Plan) -> usize {
@@ -245,7 +258,11 @@ mod tests {
         let two = Estimate::new(&plan, &layout, &costs, 2);
         let keys = layout.stages[0].total() as f64;
         assert!((two.seconds - ((0.5 * (steps as f64 + keys)) / 2.0 + loads)).abs() < 1e-9);
-        assert_eq!((two.memory, two.disk), (Some(99), 10 * layout.frames as u64));
+        assert_eq!((two.memory, two.video), (Some(99), 10 * layout.frames as u64));
+        // All but the frames of the decoder and of the upsampler.
+        let latents = &layout.streams[..layout.streams.len() - 2];
+        let latents: usize = latents.iter().map(|s| s.frames * s.shape.iter().product::<usize>() * 4).sum();
+        assert_eq!(two.disk, 3 * two.video + latents as u64);
         // However many lanes, chunk comes after chunk.
         let many = Estimate::new(&plan, &layout, &costs, 1000);
         let chain: usize = layout.stages.iter().take(2).map(Stage::total).sum();

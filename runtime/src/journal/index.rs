@@ -37,6 +37,10 @@ impl Index {
         (result, state)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
     /// Forgets a result.
     pub(super) fn remove(&mut self, key: &Digest) -> Option<Entry> {
         self.done.remove(key)

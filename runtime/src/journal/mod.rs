@@ -90,6 +90,7 @@ fn remedy(e: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "name a folder that can be written with --work"
         }
+        io::ErrorKind::NotFound => "make the folder that it lies in first",
         _ => "what is finished is kept: start the run again",
     }
 }
@@ -114,7 +115,8 @@ impl Journal {
         if is_foreign(folder).map_err(io("read the folder"))? {
             return Err(JournalError::Foreign { path: folder.to_path_buf() });
         }
-        fs::create_dir_all(folder.join(ARTEFACTS)).map_err(io("make the folder"))?;
+        // Its own folder alone: a video's folder that is not there is a slip of the user's.
+        [folder.to_path_buf(), folder.join(ARTEFACTS)].iter().try_for_each(make).map_err(io("make the folder"))?;
         let lock = lock::lock(&folder.join(LOCK)).map_err(|refused| match refused {
             Refused::Held(holder) => JournalError::Held { path: folder.to_path_buf(), holder },
             Refused::Io(source) => io("lock the folder")(source),
@@ -143,6 +145,11 @@ impl Journal {
             temporary: AtomicU64::new(0),
             _lock: lock,
         })
+    }
+
+    /// Whether nothing is finished, and nothing begun that could be gone on with.
+    pub fn is_empty(&self) -> bool {
+        locked(&self.index).is_empty()
     }
 
     /// The run folder.
@@ -351,6 +358,13 @@ fn is_foreign(folder: &Path) -> io::Result<bool> {
             let names: Vec<_> = entries.map(|e| Ok(e?.file_name())).collect::<io::Result<_>>()?;
             Ok(!names.is_empty() && !names.iter().any(|name| ours.iter().any(|ours| name == ours)))
         }
+    }
+}
+
+fn make(folder: &PathBuf) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
     }
 }
 

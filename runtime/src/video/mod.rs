@@ -146,6 +146,9 @@ pub trait FrameSink: Send {
         None
     }
 
+    /// Bytes that the frames so far became, whether or not they are in the file yet; formats made of pictures count those.
+    fn bytes(&self) -> u64;
+
     /// Adds the frames of a segment that another sink for the same video made. Returns how many there are.
     ///
     /// # Errors

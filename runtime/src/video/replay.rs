@@ -21,13 +21,15 @@ pub(super) struct Pictures {
     spec: VideoSpec,
     writer: Box<dyn Writer>,
     pushed: usize,
+    /// Bytes of all pictures.
+    bytes: u64,
     /// Pictures of the segment, each after its length.
     kept: Vec<u8>,
 }
 
 impl Pictures {
     pub(super) fn boxed(path: PathBuf, spec: VideoSpec, writer: Box<dyn Writer>) -> Box<dyn FrameSink> {
-        Box::new(Self { path, spec, writer, pushed: 0, kept: vec![] })
+        Box::new(Self { path, spec, writer, pushed: 0, bytes: 0, kept: vec![] })
     }
 
     fn encode(frame: &RgbImage) -> Result<Vec<u8>, png::EncodingError> {
@@ -72,6 +74,7 @@ impl FrameSink for Pictures {
             source: e.into(),
         })?;
         self.kept.extend((png.len() as u32).to_le_bytes());
+        self.bytes += png.len() as u64;
         self.kept.extend(png);
         self.pushed += 1;
         Ok(())
@@ -80,6 +83,10 @@ impl FrameSink for Pictures {
     fn segment(&mut self) -> Option<Vec<u8>> {
         let ends = self.pushed.is_multiple_of(self.spec.segment()) || self.pushed == self.spec.frames;
         (ends && !self.kept.is_empty()).then(|| std::mem::take(&mut self.kept))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn replay(&mut self, segment: &[u8]) -> Result<usize, VideoError> {

@@ -3,13 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use vldm_graphs::bundle::MANIFEST;
+use vldm_runtime::cascade::Screen;
 use vldm_runtime::cascade::estimate::{Clock, Costs, Estimate, trial};
 use vldm_runtime::cascade::layout::Layout;
 use vldm_runtime::cascade::plan::{Plan, Start};
-use vldm_runtime::video::{self, Out};
+use vldm_runtime::image::RgbImage;
+use vldm_runtime::video::{self, FrameSink, Out, VideoError, VideoFile};
 
 use crate::bundle::{Bundle, CacheArgs};
 use crate::engine::Engine;
@@ -72,8 +76,9 @@ pub fn estimate(
     match budget {
         Some(_) => bail!("{}: does not fit into {limit}; with the smallest windows it needs {least}", plan.file),
         None => bail!(
-            "{}: needs {least} of memory, and {limit} are free; `--budget {limit}` looks for what fits",
-            plan.file
+            "{}: needs {least} of memory, and {limit} are free; `--budget {}` looks for what fits",
+            plan.file,
+            limit.replace(' ', "")
         ),
     }
 }
@@ -211,27 +216,51 @@ pub fn serve(plan: &Plan, bundle: &Bundle, engine: &Engine) -> anyhow::Result<()
     let stop = interrupt::listen()?;
     let scratch = tempfile::tempdir()?;
     let file = scratch.path().join("video.mp4");
-    let is_mp4 = video::create(&Out::at(&file), &layout.video(plan)).is_ok();
-    let file = if is_mp4 { file } else { scratch.path().join("frames") };
-    let grown = || folder_bytes(scratch.path());
+    let spec = layout.video(plan);
+    // Not every size suits the codec.
+    let (file, sink) = if let Ok(sink) = video::create(&Out::at(&file), &spec) {
+        (file, sink)
+    } else {
+        let frames = scratch.path().join("frames");
+        let sink = video::create(&Out::at(&frames), &spec)?;
+        (frames, sink)
+    };
+    let encoded = Arc::new(AtomicU64::new(0));
+    let sink = Box::new(Weighed { sink, bytes: Arc::clone(&encoded) });
+    let grown = || encoded.load(Ordering::Relaxed);
     let clock = Clock::new(&machine::peak_memory, &grown, stop);
     let job = run::Job { plan, bundle, layout: &layout, engine, file: &file };
-    let done = run::make(&job, None, &clock);
+    let done = run::make_on(&job, Screen { sink, format: video::format(&file)?.name() }, None, &clock);
     match done {
         Err(error) if !(error.is::<Interrupted>() && clock.is_done()) => Err(error),
         _ => json(&clock.costs()),
     }
 }
 
-/// Bytes of the files in a folder and in those inside it.
-fn folder_bytes(folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    let bytes = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
-        Ok(meta) => meta.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(bytes).sum()
+/// A sink that tells how much it made of the frames so far.
+struct Weighed {
+    sink: Box<dyn FrameSink>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl FrameSink for Weighed {
+    fn push(&mut self, frame: &RgbImage) -> Result<(), VideoError> {
+        self.sink.push(frame)?;
+        self.bytes.store(self.sink.bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.sink.bytes()
+    }
+
+    fn replay(&mut self, segment: &[u8]) -> Result<usize, VideoError> {
+        self.sink.replay(segment)
+    }
+
+    fn finish(self: Box<Self>) -> Result<VideoFile, VideoError> {
+        self.sink.finish()
+    }
 }
 
 #[cfg(test)]

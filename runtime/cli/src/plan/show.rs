@@ -62,9 +62,10 @@ impl fmt::Display for Explained {
         let mut rows = vec![["stage", "on one lane", "adds to memory"].map(str::to_owned).to_vec()];
         rows.extend(estimate.stages.iter().map(|s| vec![s.stage.clone(), seconds(s.seconds), bytes(s.memory)]));
         writeln!(f, "\n{}\n", table(&rows))?;
-        let (time, disk) = (seconds(estimate.seconds), bytes(estimate.disk));
+        let time = seconds(estimate.seconds);
+        let [video, disk] = [estimate.video, estimate.disk].map(bytes);
         let memory = estimate.memory.map_or("unknown".to_owned(), bytes);
-        writeln!(f, "about {time}, {memory} of memory, {disk} on disk")?;
+        writeln!(f, "about {time}, {memory} of memory, a video of {video}, {disk} of disk on the way")?;
         if !self.changes.is_empty() {
             writeln!(f, "fits into the budget with --set {}", self.changes.join(" --set "))?;
         }

@@ -31,6 +31,10 @@ impl FrameSink for Collect {
         Ok(())
     }
 
+    fn bytes(&self) -> u64 {
+        0
+    }
+
     fn replay(&mut self, _: &[u8]) -> Result<usize, VideoError> {
         unreachable!("nothing is kept")
     }

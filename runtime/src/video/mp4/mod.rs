@@ -201,6 +201,11 @@ impl FrameSink for Sink {
         complete.then(|| std::mem::take(&mut self.segment).to_bytes())
     }
 
+    fn bytes(&self) -> u64 {
+        let open = if self.encoder.is_some() { self.segment.payload.len() } else { 0 };
+        self.length + open as u64
+    }
+
     fn replay(&mut self, segment: &[u8]) -> Result<usize, VideoError> {
         let wrong = || VideoError::Segment { path: self.out.path.clone(), frame: self.track.samples.len() };
         let segment = Segment::parse(segment).ok_or_else(wrong)?;
