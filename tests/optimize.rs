@@ -118,7 +118,7 @@ fn bodies_of_fused_functions_agree_with_pytorch_as_their_kernels_do() {
 }
 
 /// Writes the bundle of a set, optimised for `target`, with the program.
-fn optimized(set: &str, target: Target, scratch: &Path) -> std::path::PathBuf {
+pub(crate) fn optimized(set: &str, target: Target, scratch: &Path) -> std::path::PathBuf {
     let out = scratch.join(format!("{set}.{target}"));
     let bundle = bundle::of(set);
     vldm([

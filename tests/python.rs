@@ -1,12 +1,18 @@
 //! Python's view of exported files: `onnx.checker` accepts them and `onnxruntime` runs them, without any library of ours.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use vldm_graphs::bundle::Manifest;
+use vldm_graphs::families::FAMILIES;
+use vldm_optimize::Target;
 use vldm_runtime::Tensor;
 use vldm_tests::golden::{Case, cases};
 use vldm_tests::{bundle, python, tolerance};
+
+use crate::optimize::optimized;
 
 /// Reads `job.json`, checks and runs every model in it, and fails with a sentence.
 const CHECK: &str = r#"
@@ -14,6 +20,8 @@ import json, pathlib, sys
 import numpy, onnx, onnxruntime
 
 job = json.loads(pathlib.Path(sys.argv[1]).read_text())
+sys.path.append(job["scripts"])
+from compile import SIZES, evaluate
 dtype = {"f32": numpy.float32, "i64": numpy.int64}
 tensor = lambda t: numpy.fromfile(t["file"], dtype[t["dtype"]]).reshape(t["shape"])
 options = onnxruntime.SessionOptions()
@@ -30,6 +38,13 @@ for model in job["models"]:
             error = abs(got[t["name"]] - want).max() / abs(want).max()
             assert error <= job["tolerance"], (model["file"], case["name"], t["name"], float(error))
             print(f"{pathlib.Path(model['file']).name} {case['name']} {t['name']} {error:.2e}")
+    if not model["cases"]:
+        kind = {"tensor(float)": numpy.float32, "tensor(int64)": numpy.int64}
+        size = lambda d: d if isinstance(d, int) else evaluate(d, dict.fromkeys(SIZES, 4))
+        ones = {i.name: numpy.ones([size(d) for d in i.shape], kind[i.type]) for i in session.get_inputs()}
+        for name, value in zip(names, session.run(None, ones)):
+            assert numpy.isfinite(value).all(), (model["file"], name)
+        print(f"{pathlib.Path(model['file']).name} runs on ones")
 "#;
 
 fn raw(tensor: &Tensor) -> (&'static str, Vec<u8>) {
@@ -45,13 +60,11 @@ fn describe(name: &str, tensor: &Tensor, file: &Path) -> serde_json::Value {
     json!({ "name": name, "dtype": dtype, "shape": tensor.shape(), "file": file })
 }
 
-fn job(set: &str, scratch: &Path) -> serde_json::Value {
-    let (bundle, mut models, mut n) = (bundle::of(set), Vec::new(), 0);
-    let cases = cases(set);
-    let mut parts: Vec<&str> = cases.iter().map(|c| c.part.as_str()).collect();
-    parts.sort_unstable();
-    parts.dedup();
-    for part in parts {
+/// All files of a bundle with the recordings of their parts; a part or piece without any is run on ones.
+fn job(set: &str, bundle: &Path, scratch: &Path) -> serde_json::Value {
+    let (cases, mut n) = (cases(set), 0);
+    let mut model = |file: PathBuf| {
+        let part = file.file_stem().unwrap().to_string_lossy().into_owned();
         let mut described = Vec::new();
         for Case { name, inputs, outputs, .. } in cases.iter().filter(|c| c.part == part) {
             let mut write = |name: &str, tensor: &Tensor| {
@@ -62,69 +75,90 @@ fn job(set: &str, scratch: &Path) -> serde_json::Value {
             let outputs: Vec<_> = outputs.iter().map(|(n, a)| write(n, &Tensor::F32(a.clone()))).collect();
             described.push(json!({ "name": name, "inputs": inputs, "outputs": outputs }));
         }
-        models.push(json!({ "file": bundle.join(format!("{part}.onnx")), "cases": described }));
-    }
-    json!({ "tolerance": tolerance::F32, "models": models })
+        json!({ "file": file, "cases": described })
+    };
+    let models: Vec<_> = bundle::parts(bundle).into_iter().map(&mut model).collect();
+    let scripts = vldm_tests::root().join("tests/tensorrt");
+    json!({ "tolerance": tolerance::F32, "scripts": scripts, "models": models })
 }
 
-pub(crate) fn python_agrees_on(set: &str) {
+fn python_accepts(set: &str, bundle: &Path) {
     let scratch = tempfile::tempdir().unwrap();
-    let file = scratch.path().join("job.json");
-    fs::write(&file, job(set, scratch.path()).to_string()).unwrap();
+    let (file, job) = (scratch.path().join("job.json"), job(set, bundle, scratch.path()));
+    fs::write(&file, job.to_string()).unwrap();
     let Some(said) = python::run(CHECK, &[&file]) else { return };
-    let outputs: usize = cases(set).iter().map(|c| c.outputs.len()).sum();
-    assert_eq!(said.lines().count(), outputs, "{said}");
+    let models = job["models"].as_array().unwrap();
+    let count = |model: &Value| model["cases"].as_array().unwrap().len();
+    let recorded: usize = cases(set).iter().map(|c| c.outputs.len()).sum();
+    let unrecorded = models.iter().filter(|m| count(m) == 0).count();
+    assert_eq!(said.lines().count(), recorded + unrecorded, "{said}");
+}
+
+fn python_agrees_on(set: &str) {
+    python_accepts(set, &bundle::of(set));
+}
+
+/// Sets that a test below names.
+const CHECKED: [&[&str]; 7] = [
+    &["demo", "tiny"],
+    &["sd1", "sd2", "ldm1", "ldm2"],
+    &["x4", "x4-video"],
+    &["animatediff", "animatediff-adapter"],
+    &["lavie", "lavie-vsr", "videocrafter1", "videocrafter2"],
+    &["modelscope"],
+    &["svd", "svd-short"],
+];
+
+#[test]
+fn every_family_has_a_set_that_python_checks() {
+    let families: BTreeSet<String> =
+        bundle::SETS.iter().map(|set| Manifest::open(&bundle::of(set)).unwrap().family).collect();
+    let known: BTreeSet<String> = FAMILIES.iter().map(|f| f.name().to_owned()).collect();
+    assert_eq!(families, known);
+    let sorted = |sets: &[&str]| sets.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(sorted(&CHECKED.concat()), sorted(bundle::SETS));
 }
 
 #[test]
-fn python_accepts_and_runs_every_file_of_the_demo_bundle() {
-    python_agrees_on("demo");
+fn python_accepts_and_runs_the_tiny_cascade_and_the_demo() {
+    CHECKED[0].iter().for_each(|set| python_agrees_on(set));
 }
 
 #[test]
-fn python_accepts_and_runs_every_file_of_the_tiny_cascade() {
-    python_agrees_on("tiny");
-}
-
-#[test]
-fn python_accepts_and_runs_stable_diffusion_1_and_2() {
-    python_agrees_on("sd1");
-    python_agrees_on("sd2");
+fn python_accepts_and_runs_stable_diffusion_and_single_files_of_original_names() {
+    CHECKED[1].iter().for_each(|set| python_agrees_on(set));
 }
 
 #[test]
 fn python_accepts_and_runs_the_x4_upscaler() {
-    python_agrees_on("x4");
-    python_agrees_on("x4-video");
+    CHECKED[2].iter().for_each(|set| python_agrees_on(set));
 }
 
 #[test]
 fn python_accepts_and_runs_animatediff() {
-    python_agrees_on("animatediff");
-    python_agrees_on("animatediff-adapter");
+    CHECKED[3].iter().for_each(|set| python_agrees_on(set));
 }
 
 #[test]
 fn python_accepts_and_runs_lavie_and_videocrafter() {
-    python_agrees_on("lavie");
-    python_agrees_on("lavie-vsr");
-    python_agrees_on("videocrafter1");
-    python_agrees_on("videocrafter2");
+    CHECKED[4].iter().for_each(|set| python_agrees_on(set));
 }
 
 #[test]
 fn python_accepts_and_runs_modelscope() {
-    python_agrees_on("modelscope");
+    CHECKED[5].iter().for_each(|set| python_agrees_on(set));
 }
 
 #[test]
 fn python_accepts_and_runs_stable_video_diffusion() {
-    python_agrees_on("svd");
-    python_agrees_on("svd-short");
+    CHECKED[6].iter().for_each(|set| python_agrees_on(set));
 }
 
+/// Functions of the fused operators included, which come with their bodies.
 #[test]
-fn python_accepts_and_runs_single_files_of_original_key_names() {
-    python_agrees_on("ldm1");
-    python_agrees_on("ldm2");
+fn python_accepts_and_runs_bundles_optimised_for_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    for set in ["tiny", "modelscope", "svd"] {
+        python_accepts(set, &optimized(set, Target::Cpu, scratch.path()));
+    }
 }

@@ -9,6 +9,35 @@ use vldm_exporter::{Request, export as run};
 
 use crate::fixture::{self, Layout};
 
+/// Every set that has a bundle: those of all families.
+pub const SETS: &[&str] = &[
+    "demo",
+    "tiny",
+    "sd1",
+    "sd2",
+    "ldm1",
+    "ldm2",
+    "svd",
+    "svd-short",
+    "modelscope",
+    "animatediff",
+    "animatediff-adapter",
+    "x4",
+    "x4-video",
+    "lavie",
+    "lavie-vsr",
+    "videocrafter1",
+    "videocrafter2",
+];
+
+/// The graphs in a bundle's folder, pieces of optimised ones included, in order of their names.
+pub fn parts(bundle: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(bundle).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "onnx"));
+    files.sort();
+    files
+}
+
 /// Exports a checkpoint into `out`, replacing what is there.
 pub fn export(checkpoint: &Path, out: &Path) -> PathBuf {
     let mut request = Request::new(checkpoint, out);

@@ -84,12 +84,24 @@ pub(super) fn to_text<'g>(
 }
 
 /// Self-attention over frames: `[b, t, p, c] → [b, t, p, c]`.
+///
+/// A single head is no axis: NVIDIA's compiler fails on the five axes of [`body`] when that of the heads is 1
+/// (`docs/tensorrt.md`).
 pub(super) fn over_frames<'g>(s: &Scope<'g>, x: Value<'g>, config: AttentionConfig) -> Value<'g> {
     let width = config.heads * config.head_dim;
     let [q, k, v] = ["to_q", "to_k", "to_v"].map(|name| linear_without_bias(&s.at(name), x, width));
     let call = Call::vldm(NAME, [("heads", Attr::Int(config.heads as i64)), ("scale", Attr::Float(config.scale()))]);
-    let y = q.call(call, body, &[k, v], q.shape());
+    let y = match config.heads {
+        1 => with_one_head(q, k, v, config.scale()),
+        _ => q.call(call, body, &[k, v], q.shape()),
+    };
     linear(&s.at("to_out").at(0), y, x.size(3))
+}
+
+/// What [`body`] computes, for one head.
+fn with_one_head<'g>(q: Value<'g>, k: Value<'g>, v: Value<'g>, scale: f32) -> Value<'g> {
+    let scores = (q * scale).transpose(&[0, 2, 1, 3]).matmul(k.transpose(&[0, 2, 3, 1])); // b p t t
+    scores.softmax().matmul(v.transpose(&[0, 2, 1, 3])).transpose(&[0, 2, 1, 3])
 }
 
 /// The form that NVIDIA's compiler makes one strided attention kernel of, without a copy: heads split off late, one
