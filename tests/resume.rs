@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vldm_tests::bundle;
 use vldm_tests::program::{command, vldm};
 
@@ -103,4 +103,65 @@ fn a_growing_video_holds_every_complete_segment() {
         rest = &rest[size..];
     }
     assert!(kinds.len() >= 4 && kinds[..4] == ["ftyp", "moov", "moof", "mdat"], "{kinds:?}");
+}
+
+#[test]
+fn what_a_change_costs_is_listed_with_its_reasons_before_it_is_done() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (plan, out) = (plan(scratch.path()), scratch.path().join("a.mp4"));
+    let run = |more: &[&str]| vldm([&arguments(&plan, &out)[..], more].concat()).expect(0).json();
+    // stage, first and last unit, run or not, why
+    let listed = |more: &[&str]| -> Vec<(String, [u64; 2], bool, String)> {
+        let found = run(&[&["--explain"], more].concat());
+        let entry = |u: &Value| {
+            let why: Vec<&str> = u["why"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+            let number = |key: &str| u[key].as_u64().unwrap();
+            let stage = u["stage"].as_str().unwrap().to_owned();
+            (stage, [number("first"), number("last")], u["run"] == true, why.join("; "))
+        };
+        found["units"].as_array().unwrap().iter().map(entry).collect()
+    };
+    let fresh = listed(&[]);
+    assert!(fresh.iter().all(|u| u.2 && u.3 == "not done yet"), "{fresh:?}");
+    assert!(!scratch.path().join("a.mp4.vldm").exists(), "a list makes no folder");
+    run(&["--keep"]);
+    assert!(listed(&[]).iter().all(|u| !u.2));
+    let night = ["--set", "predict.chunks[1].labels.night=1"];
+    let changed = listed(&night);
+    let of = |stage: &str| changed.iter().filter(|u| u.0 == stage).collect::<Vec<_>>();
+    assert!(!of("keyframes")[0].2, "{changed:?}");
+    let predict = of("predict");
+    assert_eq!((predict[0].1, predict[0].2, predict[1].1, predict[1].2), ([0, 0], false, [1, 1], true), "{changed:?}");
+    assert!(predict[1].3.starts_with("shows.labels"), "{changed:?}");
+    let last = of("interpolate-1");
+    assert!(last.last().unwrap().2 && !last[0].2, "{changed:?}");
+    // What is listed is what is run.
+    let units: u64 = changed.iter().filter(|u| u.2).map(|u| u.1[1] + 1 - u.1[0]).sum();
+    let report = run(&[&["--keep"], &night[..]].concat());
+    assert_eq!(report["units"].as_u64(), Some(units), "{changed:?}");
+}
+
+#[test]
+fn kept_results_are_listed_shown_and_cleared_of_what_was_replaced() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (plan, out) = (plan(scratch.path()), scratch.path().join("a.mp4"));
+    let run = |more: &[&str]| vldm([&arguments(&plan, &out)[..], &["--keep"], more].concat()).expect(0).json();
+    let artefacts = |args: &[&str]| vldm([&["--json", "artefacts"], args].concat());
+    let video = out.to_str().unwrap();
+    run(&[]);
+    let before = artefacts(&["ls", video]).expect(0).json()["artefacts"].as_array().unwrap().len();
+    let shown = artefacts(&["show", video, "predict:1"]).expect(0).json();
+    assert_eq!(shown["recipe"]["settings"]["predict"]["steps"], 6, "{shown}");
+    let numbers = |key: &str| shown["numbers"][key].as_f64().unwrap();
+    assert!(numbers("least") < numbers("mean") && numbers("mean") < numbers("most"), "{shown}");
+    assert!(artefacts(&["show", video, "predict:9"]).expect(1).stderr.contains("nothing of predict:9 is kept there"));
+    assert!(artefacts(&["ls", scratch.path().to_str().unwrap()]).expect(1).stderr.contains("the folder of a run"));
+    run(&["--set", "upsample.steps=3"]);
+    let freed = artefacts(&["gc", video]).expect(0).json();
+    let (records, files) = (freed["records"].as_u64().unwrap(), freed["files"].as_u64().unwrap());
+    assert!(records > 0 && files == records && freed["bytes"].as_u64().unwrap() > 0, "{freed}");
+    let after = artefacts(&["ls", video]).expect(0).json()["artefacts"].as_array().unwrap().len();
+    assert_eq!(after, before, "one result a unit");
+    assert_eq!(artefacts(&["gc", video]).expect(0).json()["files"], 0);
+    assert_eq!(run(&["--set", "upsample.steps=3"])["units"], 0, "what is left is enough");
 }

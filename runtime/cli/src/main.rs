@@ -1,5 +1,6 @@
 //! `vldm`: from a video latent diffusion checkpoint to a long video.
 
+mod artefacts;
 mod bench;
 mod bundle;
 mod completions;
@@ -63,6 +64,7 @@ enum Command {
     Optimize(optimize::Args),
     Plan(plan::Args),
     Run(run::Args),
+    Artefacts(artefacts::Args),
     Measure(measure::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, out),
         Command::Plan(args) => plan::run(args, out),
         Command::Run(args) => run::run(args, out),
+        Command::Artefacts(args) => artefacts::run(&args, out),
         Command::Measure(args) => measure::run(args, out),
         Command::Bench(args) => bench::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),

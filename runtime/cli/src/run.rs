@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vldm_runtime::cascade::layout::Layout;
-use vldm_runtime::cascade::{self, CascadeError, Progress, Report, RunOptions, Screen, Wish};
+use vldm_runtime::cascade::{self, CascadeError, Pending, Progress, Report, RunOptions, Screen, Wish};
 use vldm_runtime::video::{self, Out};
 
 use crate::bundle::CacheArgs;
 use crate::engine::{Engine, EngineArgs};
 use crate::interrupt::{self, Interrupted};
-use crate::output::{Output, bytes, seconds};
+use crate::output::{Output, bytes, seconds, table};
 use crate::plan::PlanArgs;
 use crate::progress::Shown;
 use crate::run_folder::{FolderArgs, RunFolder};
@@ -62,6 +62,27 @@ impl fmt::Display for Made {
     }
 }
 
+/// What would be done.
+#[derive(Serialize)]
+struct Listed {
+    units: Vec<Pending>,
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows = vec![["stage", "units", "", "why"].map(str::to_owned).to_vec()];
+        rows.extend(self.units.iter().map(|p| {
+            let units = if p.first == p.last { p.first.to_string() } else { format!("{}..{}", p.first, p.last + 1) };
+            let what = if p.run { "run" } else { "kept" };
+            vec![p.stage.name().to_owned(), units, what.to_owned(), p.why.join("; ")]
+        }));
+        writeln!(f, "{}\n", table(&rows))?;
+        let count =
+            |all: bool| -> usize { self.units.iter().filter(|p| all || p.run).map(|p| p.last + 1 - p.first).sum() };
+        write!(f, "{} of {} units to run", count(false), count(true))
+    }
+}
+
 /// Runs the command.
 pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let engine = args.engine.resolve()?;
@@ -70,6 +91,10 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let (plan, bundle) = args.plan.open_for(&args.cache, &engine)?;
     let layout = Layout::new(&plan, &bundle.manifest)?;
     let spec = layout.video(&plan);
+    if args.folder.explain {
+        let units = args.folder.pending(&plan, &bundle.manifest, (&file, spec), &engine)?;
+        return out.result(&Listed { units });
+    }
     let folder = args.folder.open(&file, &engine)?;
     let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine: &engine, file: &file };
     let made = make(&job, Some(&folder), &Shown::new(out));

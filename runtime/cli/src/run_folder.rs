@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use vldm_graphs::bundle::digest;
-use vldm_runtime::cascade::{Keeping, Part, Wish};
+use vldm_graphs::bundle::{Manifest, digest};
+use vldm_runtime::cascade::plan::Plan;
+use vldm_runtime::cascade::{Film, Keeping, Part, Pending, Wish, pending};
 use vldm_runtime::journal::{Journal, Os};
+use vldm_runtime::video::{self, VideoSpec};
 
 use crate::engine::Engine;
 use crate::machine;
@@ -32,6 +34,9 @@ pub struct FolderArgs {
     /// Do these units and all that depends on them again, although they are finished
     #[arg(long, value_name = "STAGE[:UNITS]", value_parser = part)]
     from: Option<Part>,
+    /// List what would be done and why, and do nothing
+    #[arg(long)]
+    pub explain: bool,
 }
 
 /// An open run folder.
@@ -54,6 +59,24 @@ impl FolderArgs {
     /// What is asked for.
     pub fn wish(&self) -> Wish {
         Wish { only: self.only.clone(), from: self.from.clone() }
+    }
+
+    /// What a run would do.
+    ///
+    /// # Errors
+    /// As [`FolderArgs::open`], where there is a folder.
+    pub fn pending(
+        &self,
+        plan: &Plan,
+        bundle: &Manifest,
+        film: (&Path, VideoSpec),
+        engine: &Engine,
+    ) -> anyhow::Result<Vec<Pending>> {
+        let (file, spec) = film;
+        let film = Film { format: video::format(file)?.name(), spec };
+        let folder = if self.path(file).exists() { Some(self.open(file, engine)?) } else { None };
+        let keeping = folder.as_ref().map(RunFolder::keeping);
+        Ok(pending(plan, bundle, keeping.as_ref(), &self.wish(), film)?)
     }
 
     /// Opens the folder, made when it is not there.
@@ -89,7 +112,7 @@ impl RunFolder {
 }
 
 /// `out.mp4` → `out.mp4.vldm`.
-fn beside(file: &Path) -> PathBuf {
+pub fn beside(file: &Path) -> PathBuf {
     let pattern = file.file_name().is_none_or(|name| name.to_string_lossy().contains('%'));
     let place = if pattern { file.parent().unwrap_or(file) } else { file };
     let mut name = place.file_name().map_or_else(|| OsString::from("video"), OsString::from);
@@ -109,7 +132,7 @@ pub fn program(engine: &Engine) -> anyhow::Result<String> {
 }
 
 /// `STAGE`, `STAGE:7` or `STAGE:0..4`.
-fn part(text: &str) -> Result<Part, String> {
+pub fn part(text: &str) -> Result<Part, String> {
     let Some((stage, units)) = text.split_once(':') else {
         return Ok(Part { stage: text.to_owned(), units: None });
     };

@@ -16,6 +16,7 @@ pub mod estimate;
 mod executor;
 pub mod explain;
 pub mod layout;
+mod pending;
 pub mod plan;
 mod progress;
 mod recipe;
@@ -34,6 +35,7 @@ use std::time::Instant;
 pub use agenda::{Part, Wish};
 pub use durable::Keeping;
 pub use error::{CascadeError, Place};
+pub use pending::{Pending, pending};
 pub use progress::{Event, Progress, Report, Silent, StageReport};
 use vldm_graphs::bundle::Manifest;
 
@@ -123,6 +125,11 @@ pub fn run(
     })
 }
 
+/// Are the stages and units that a wish names those of the plan?
+fn checked(wish: &Wish, plan: &Plan, layout: &Layout) -> Result<(), CascadeError> {
+    [&wish.only, &wish.from].into_iter().flatten().try_for_each(|part| part.check(plan, layout))
+}
+
 /// What keeps the work, when it is to be kept.
 fn keeper<'a>(
     plan: &'a Plan,
@@ -132,8 +139,7 @@ fn keeper<'a>(
     film: Film,
 ) -> Result<Option<Keeper<'a>>, CascadeError> {
     let Some(keeping) = options.keeping else { return Ok(None) };
-    let parts = [&options.wish.only, &options.wish.from];
-    parts.into_iter().flatten().try_for_each(|part| part.check(plan, layout))?;
+    checked(&options.wish, plan, layout)?;
     let recipes = Recipes::new(plan, bundle, layout, keeping.program, film)?;
     let agenda = Agenda::new(layout, &recipes, keeping.journal, &options.wish);
     Ok(Some(Keeper::new(keeping, layout, recipes, agenda)))

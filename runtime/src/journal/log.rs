@@ -89,6 +89,12 @@ fn parse(line: &[u8]) -> Option<Record> {
     serde_json::from_slice(text).ok()
 }
 
+/// The line of a record.
+pub(super) fn line(record: &Record) -> io::Result<String> {
+    let text = serde_json::to_string(record)?;
+    Ok(format!("{} {text}\n", checksum_of(text.as_bytes())))
+}
+
 fn checksum_of(text: &[u8]) -> String {
     blake3::hash(text).to_hex()[..CHECKSUM].to_owned()
 }
@@ -104,9 +110,7 @@ impl Log {
         if self.broken {
             return Err(io::Error::other("an earlier record could not be written"));
         }
-        let text = serde_json::to_string(record)?;
-        let line = format!("{} {text}\n", checksum_of(text.as_bytes()));
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync());
+        let written = self.file.write_all(line(record)?.as_bytes()).and_then(|()| self.file.sync());
         self.broken = written.is_err();
         written
     }

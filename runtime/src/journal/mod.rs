@@ -16,6 +16,7 @@ mod digest;
 mod disk;
 #[cfg(test)]
 pub(crate) mod faults;
+mod garbage;
 mod index;
 mod lock;
 mod log;
@@ -33,6 +34,7 @@ use ndarray::{Array3, ArrayD};
 pub use artefact::{Artefact, Header};
 pub use digest::Digest;
 pub use disk::{Disk, Handle, Os};
+pub use garbage::Freed;
 pub use log::Record;
 
 use self::index::{Entry, Index};
@@ -147,6 +149,35 @@ impl Journal {
         })
     }
 
+    /// Every record of a run folder, oldest first; another process may be at work there.
+    ///
+    /// # Errors
+    /// [`JournalError::None`] when the folder is not one of a run, [`JournalError::Io`].
+    pub fn records(folder: &Path) -> Result<Vec<Record>, JournalError> {
+        let path = folder.join(JOURNAL);
+        if !path.is_file() {
+            return Err(JournalError::None { path: folder.to_path_buf() });
+        }
+        let mut records = vec![];
+        log::read(&path, |record| records.push(record)).map_err(|source| JournalError::Io {
+            path,
+            doing: "read the journal",
+            source,
+        })?;
+        Ok(records)
+    }
+
+    /// The result of a record of a run folder, when it is there and undamaged; another process may be at work there.
+    pub fn read_artefact(folder: &Path, record: &Record) -> Option<Artefact> {
+        let entry = Entry { artefact: record.artefact, bytes: record.bytes };
+        read_artefact(&Self::path(folder, &record.artefact), entry)
+    }
+
+    /// Where a run folder has an artefact.
+    pub fn path(folder: &Path, artefact: &Digest) -> PathBuf {
+        folder.join(ARTEFACTS).join(artefact.to_string())
+    }
+
     /// Whether nothing is finished, and nothing begun that could be gone on with.
     pub fn is_empty(&self) -> bool {
         locked(&self.index).is_empty()
@@ -185,16 +216,7 @@ impl Journal {
     }
 
     fn read(&self, entry: Entry) -> Option<Artefact> {
-        let path = self.path_of(&entry.artefact);
-        if fs::metadata(&path).ok()?.len() != entry.bytes || entry.bytes > MAX_ARTEFACT {
-            return None;
-        }
-        let bytes = fs::read(&path).ok()?;
-        if Digest::of(&bytes) == entry.artefact {
-            return Artefact::parse(bytes);
-        }
-        tracing::warn!(file = %path.display(), "the artefact is damaged; it is made again");
-        None
+        read_artefact(&self.path_of(&entry.artefact), entry)
     }
 
     /// Keeps frames, all of one shape, as the result of a unit. They are on the disk when this returns.
@@ -299,13 +321,25 @@ impl Journal {
     }
 
     fn path_of(&self, artefact: &Digest) -> PathBuf {
-        self.folder.join(ARTEFACTS).join(artefact.to_string())
+        Self::path(&self.folder, artefact)
     }
 
     fn error(&self, file: &str, doing: &'static str) -> impl Fn(io::Error) -> JournalError {
         let path = if file.is_empty() { self.folder.clone() } else { self.folder.join(file) };
         move |source| JournalError::Io { path: path.clone(), doing, source }
     }
+}
+
+fn read_artefact(path: &Path, entry: Entry) -> Option<Artefact> {
+    if fs::metadata(path).ok()?.len() != entry.bytes || entry.bytes > MAX_ARTEFACT {
+        return None;
+    }
+    let bytes = fs::read(path).ok()?;
+    if Digest::of(&bytes) == entry.artefact {
+        return Artefact::parse(bytes);
+    }
+    tracing::warn!(file = %path.display(), "the artefact is damaged; it is made again");
+    None
 }
 
 /// What a result is the result of.
