@@ -5,10 +5,14 @@ use ndarray::ArrayD;
 /// Largest error of a float32 network, relative to the largest value of the expected output.
 pub const F32: f32 = 1e-4;
 
-/// Largest error of a float16 network against the float32 one, relative to the largest value of the expected output. One
-/// rounding is 5e-4 and a network some hundred roundings deep; in the random networks of the tests 2.4e-2 is the worst of all
-/// families, at a cosine of 1 − 2e-4, and 7e-3 is usual.
-pub const F16: f32 = 3e-2;
+/// Largest error of a float16 network against the float32 one, relative to the largest value of the expected output, given the
+/// error that rounding its inputs alone to float16 makes in float32.
+///
+/// That is what the network makes of one rounding; in float16 every operator adds one. The random networks of the tests need
+/// 5.9e-3 beside the three (`docs/tensorrt.md`), the trained ones of the demo stay below 1.7e-3 in all.
+pub fn half(of_inputs: f32) -> f32 {
+    7.5e-3 + 3.0 * of_inputs
+}
 
 /// Least peak signal-to-noise ratio of a frame against the reference's, in decibels.
 pub const FRAME_PSNR: f64 = 45.0;
