@@ -13,6 +13,8 @@ use super::tile::{Rows, Tile, Weights};
 const BLOCK: usize = 16;
 /// Queries that are computed together: enough that the keys, transposed before, pay.
 const QUERIES: usize = 64;
+/// Most queries of a tile.
+const HIGH: usize = 8;
 
 /// Where one of `q`, `k`, `v`, `y` keeps its rows; the numbers of a row stand side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,15 +132,17 @@ impl Work for Heads<'_> {
                 let count = V::HIGH.min(end - first);
                 let queries = Weights::Pitched { numbers: &q[first * q_at.row..], pitch: q_at.row, count };
                 score::<V>(a, queries, &mut scratch);
+                let mut shares = [0.0; HIGH];
                 for (m, row) in scratch.scores.chunks_exact_mut(padded).enumerate().take(count) {
                     let (i, last) = (first + m, a.keys - 1);
                     let seen = i.saturating_sub(a.window)..=i.saturating_add(a.window).min(last);
-                    softmax::<FMA>(row, seen, a.scale);
+                    shares[m] = softmax::<FMA>(row, seen, a.scale);
                 }
                 mix::<V>(a, v, count, &mut scratch, |m, at, sums| {
                     let to = y_at.start(index) + (first + m) * y_at.row + at;
                     // SAFETY: this row of `y` belongs to this query and head alone.
-                    unsafe { y.part(to..to + sums.len()) }.copy_from_slice(sums);
+                    let y = unsafe { y.part(to..to + sums.len()) };
+                    y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum * shares[m]);
                 });
             }
         }
@@ -180,33 +184,30 @@ fn score<V: Lanes>(a: &Attention, queries: Weights, scratch: &mut Scratch) {
     }
 }
 
-/// Softmax of `scale` times one row of scores over the keys that are seen; zero elsewhere.
+/// `e^(scale · s − largest)` of one row of scores over the keys that are seen, zero elsewhere. Returns one over their sum.
 #[inline(always)]
-fn softmax<const FMA: bool>(row: &mut [f32], seen: std::ops::RangeInclusive<usize>, scale: f32) {
+fn softmax<const FMA: bool>(row: &mut [f32], seen: std::ops::RangeInclusive<usize>, scale: f32) -> f32 {
     row[..*seen.start()].fill(f32::NEG_INFINITY);
     row[seen.end() + 1..].fill(f32::NEG_INFINITY);
-    let (blocks, _) = row.as_chunks_mut::<BLOCK>();
     let mut top = [f32::NEG_INFINITY; BLOCK];
-    for block in blocks.iter_mut() {
-        for (s, t) in block.iter_mut().zip(&mut top) {
-            *s *= scale;
-            *t = if *s > *t { *s } else { *t };
+    for block in row.as_chunks::<BLOCK>().0 {
+        for (s, t) in block.iter().zip(&mut top) {
+            let s = *s * scale;
+            *t = if s > *t { s } else { *t };
         }
     }
     let top = fold(top, |a, b| if a > b { a } else { b });
+    // One long loop, which the compiler turns into vectors; in blocks of constant size it does not.
+    for s in row.iter_mut() {
+        *s = exp::<FMA>(*s * scale - top);
+    }
     let mut sum = [0.0; BLOCK];
-    for block in blocks.iter_mut() {
-        for (s, t) in block.iter_mut().zip(&mut sum) {
-            *s = exp::<FMA>(*s - top);
-            *t += *s;
+    for block in row.as_chunks::<BLOCK>().0 {
+        for (s, t) in block.iter().zip(&mut sum) {
+            *t += s;
         }
     }
-    let inverse = fold(sum, |a, b| a + b).recip();
-    for block in blocks {
-        for s in block {
-            *s *= inverse;
-        }
-    }
+    fold(sum, |a, b| a + b).recip()
 }
 
 /// One number from all lanes, halving their count: short chains instead of one long.
