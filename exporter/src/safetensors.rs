@@ -233,11 +233,11 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A file of `header` and `data` zero bytes.
-    fn file(header: &str, data: usize) -> Vec<u8> {
+    pub(crate) fn file(header: &str, data: usize) -> Vec<u8> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
         bytes.resize(bytes.len() + data, 0);

@@ -72,14 +72,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-
-    /// A file of `header` and `data` zero bytes.
-    fn file(header: &str, data: usize) -> Vec<u8> {
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(header.as_bytes());
-        bytes.resize(bytes.len() + data, 0);
-        bytes
-    }
+    use crate::safetensors::tests::file;
 
     #[test]
     fn halves_and_floats_are_read_where_the_header_says() {
