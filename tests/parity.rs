@@ -91,6 +91,11 @@ fn animatediff_agrees_with_diffusers() {
 }
 
 #[test]
+fn layers_of_stable_video_diffusion_grafted_onto_an_image_network_agree_with_diffusers() {
+    agrees("grafted", true);
+}
+
+#[test]
 fn lavie_agrees_with_pytorch() {
     agrees("lavie", true);
     agrees("lavie-vsr", true);

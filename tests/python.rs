@@ -145,6 +145,11 @@ fn python_accepts_and_runs_lavie_and_videocrafter() {
 }
 
 #[test]
+fn python_accepts_and_runs_layers_of_stable_video_diffusion_on_an_image_network() {
+    python_agrees_on("grafted");
+}
+
+#[test]
 fn python_accepts_and_runs_modelscope() {
     CHECKED[5].iter().for_each(|set| python_agrees_on(set));
 }

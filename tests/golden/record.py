@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "demo" / "train"))
 
 import networks  # noqa: E402
 import short  # noqa: E402
-from families import animatediff, clip_text, lavie, lavie_vsr, lora, modelscope, single_file, svd, upscaler, videocrafter  # noqa: E402
+from families import animatediff, clip_text, grafted, lavie, lavie_vsr, lora, modelscope, single_file, svd, upscaler, videocrafter  # noqa: E402
 from model import masked_context  # noqa: E402
 from recorder import Recorder, autoencoder, clips, image_unet, title  # noqa: E402
 from sample import Cascade  # noqa: E402
@@ -34,6 +34,7 @@ from sample import Cascade  # noqa: E402
 FAMILIES = {
     "animatediff": (partial(animatediff.fixture, adapter=False), animatediff.record),
     "animatediff-adapter": (partial(animatediff.fixture, adapter=True), animatediff.record),
+    "grafted": (grafted.fixture, grafted.record),
     "x4": (partial(upscaler.fixture, video=False), upscaler.record),
     "x4-video": (partial(upscaler.fixture, video=True), upscaler.record),
     "modelscope": (modelscope.fixture, modelscope.record),

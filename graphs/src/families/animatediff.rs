@@ -10,7 +10,7 @@ use super::unet::{Layers, Place, Spatial, unet};
 use super::{ConfigError, Configs, Family, Model, UnetConfig, UnetInputs};
 use crate::bundle::{Cascade, Sampling};
 use crate::ir::{DType, Dim, Graph};
-use crate::nn::{BuildError, Frames, GraphBuilder, Scope, Value};
+use crate::nn::{BuildError, Frames, GraphBuilder, Scope, Text, Value};
 use crate::temporal::{FrameWindows, motion_module};
 
 /// The `animatediff` family: parts `keyframes`, `keyframes_long`, `image`, `encoder`, `image_decoder` and, where the
@@ -101,16 +101,26 @@ impl Networks for Animation {
 }
 
 impl Animation {
-    /// The UNet over a clip, or over a `long` one in windows.
+    /// The UNet over a clip, or over a `long` one in windows, which is told several texts and how much each frame sees of
+    /// each.
     fn keyframes(&self, b: GraphBuilder<'_>, long: bool) -> Result<Graph, BuildError> {
         let (c, frames) = (&self.unet, clip_frames());
         let out = {
             let sample = b.input("sample", DType::F32, clip_shape(c.in_channels));
-            let text = ["batch".into(), "tokens".into(), c.cross_attention_dim.into()];
+            let (tokens, width) = ("tokens".into(), c.cross_attention_dim.into());
+            let text = if long {
+                let tokens = ["batch".into(), "texts".into(), tokens, width];
+                Text {
+                    tokens: b.input("encoder_hidden_states", DType::F32, tokens),
+                    shares: Some(b.input("text_weights", DType::F32, ["frames".into(), "texts".into()])),
+                }
+            } else {
+                b.input("encoder_hidden_states", DType::F32, ["batch".into(), tokens, width]).into()
+            };
             let inputs = UnetInputs {
                 sample: flatten(sample, &frames),
                 timestep: b.input("timestep", DType::F32, ["batch".into()]),
-                context: Some(b.input("encoder_hidden_states", DType::F32, text)),
+                context: Some(text),
                 class: None,
                 embedding: None,
             };

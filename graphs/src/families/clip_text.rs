@@ -50,6 +50,8 @@ pub(super) const HARMLESS: &[&str] = &[
     "use_cache",
 ];
 
+/// The output with the states before each layer, of which prompts may use others than the last.
+const EARLIER_STATES: &str = "earlier_hidden_states";
 /// Most positions; the bundle's limit on the length of a text.
 const MAX_POSITIONS: usize = 4096;
 
@@ -79,16 +81,16 @@ impl ClipTextConfig {
     }
 
     /// Draws the encoder over the component `folder`: `input_ids` `i64 [batch, length]` to `last_hidden_state`, the
-    /// normalised states after all layers, and `penultimate_hidden_state`, those before the last layer with the same
-    /// normalisation; both `[batch, length, width]`.
+    /// normalised states after all layers, `[batch, length, width]`, and `earlier_hidden_states`, those before each layer with
+    /// the same normalisation, `[layers, batch, length, width]`.
     ///
-    /// Source: transformers `CLIPTextTransformer`; diffusers `StableDiffusionPipeline.encode_prompt` (`clip_skip = 1`
-    /// is the second output).
+    /// Source: transformers `CLIPTextTransformer`; diffusers `StableDiffusionPipeline.encode_prompt` (`clip_skip = n` is
+    /// the `n`-th of the earlier states from the end).
     ///
     /// # Errors
     /// [`BuildError`] for a missing or misshapen weight.
     pub fn build(&self, b: GraphBuilder<'_>, folder: &str) -> Result<Graph, BuildError> {
-        let (last, before) = {
+        let (last, earlier) = {
             let length: Dim = "length".into();
             let ids = b.input("input_ids", DType::I64, ["batch".into(), length.clone()]);
             let s = text_model(&b.component(folder));
@@ -96,15 +98,15 @@ impl ClipTextConfig {
             let tokens = embedding(&tables.at("token_embedding"), ids, self.vocabulary, width);
             let places = embedding(&tables.at("position_embedding"), ids.indices(&length), self.positions, width);
             let mask = causal_mask(ids, &length);
-            let (mut x, mut before) = (tokens + places, tokens);
+            let (mut x, mut earlier) = (tokens + places, Vec::with_capacity(self.layers));
             for i in 0..self.layers {
-                before = x;
+                earlier.push(x.unsqueeze(&[0]));
                 x = clip_layer(&s.at("encoder").at("layers").at(i), x, Some(mask), &self.layer);
             }
             let norm = |x| clip_norm(&s.at("final_layer_norm"), x, &self.layer).id();
-            (norm(x), norm(before))
+            (norm(x), norm(earlier[0].concat(&earlier[1..], 0)))
         };
-        b.finish(&[("last_hidden_state", last), ("penultimate_hidden_state", before)])
+        b.finish(&[("last_hidden_state", last), (EARLIER_STATES, earlier)])
     }
 }
 

@@ -170,8 +170,13 @@ impl Network {
                     sample.concat(&[nearest_key_frames(known, mask)], 2)
                 }
             };
-            let inputs =
-                UnetInputs { sample: flatten(sample, &frames), timestep, context, class: None, embedding: None };
+            let inputs = UnetInputs {
+                sample: flatten(sample, &frames),
+                timestep,
+                context: context.map(Into::into),
+                class: None,
+                embedding: None,
+            };
             let layers = ClipLayers { kind: self.kind, frames: &frames };
             unflatten(unet(&b.component(self.folder), c, &inputs, &frames, &layers), &frames).id()
         };

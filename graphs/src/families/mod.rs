@@ -7,6 +7,7 @@ mod clip_tokenizer;
 mod clip_vision;
 mod conditions;
 mod config;
+mod described;
 mod lavie;
 mod lavie_vsr;
 mod modelscope;
@@ -35,12 +36,13 @@ pub use clip_text::{ClipTextConfig, TextEncoder};
 pub use clip_vision::VisionConfig;
 pub use conditions::ConditionsConfig;
 pub use config::ConfigError;
+pub use described::Described;
 pub use lavie::LaVie;
 pub use modelscope::ModelScope;
 pub use motion::motion_module_name;
 pub use stable_diffusion::StableDiffusion;
 pub use svd::StableVideo;
-pub use temporal_layers::TemporalConfig;
+pub use temporal_layers::{TemporalArch, TemporalConfig};
 pub use unet::{ImageLayers, Layers, Place, Spatial, UnetConfig, UnetInputs, unet};
 pub use upscaler::Upscaler;
 pub use vae::{DecoderLayers, DecoderPlace, ImageDecoder, VaeConfig, vae_decoder, vae_encoder};
@@ -136,16 +138,25 @@ pub trait Model {
     /// [`BuildError`] names the layer whose weight is missing or misshapen.
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError>;
 
+    /// What most families with prompts say of themselves; others give the three methods below instead.
+    fn described(&self) -> Option<&Described> {
+        None
+    }
+
     /// Files that are copied into the bundle as they are.
     fn resources(&self) -> Vec<Resource> {
-        Vec::new()
+        self.described().map(Described::resources).unwrap_or_default()
     }
 
     /// How the parts work together, where the family has a cascade.
-    fn cascade(&self) -> Option<Cascade>;
+    fn cascade(&self) -> Option<Cascade> {
+        self.described().map(|described| described.cascade.clone())
+    }
 
     /// Configuration keys that were read past because they do not change the numbers, as `file: key`.
-    fn ignored_keys(&self) -> Vec<String>;
+    fn ignored_keys(&self) -> Vec<String> {
+        self.described().map(|described| described.ignored.clone()).unwrap_or_default()
+    }
 }
 
 /// All families, in the order in which they are asked.

@@ -157,7 +157,7 @@ fn keyframes(b: GraphBuilder<'_>, config: &Unet3d) -> Result<Graph, BuildError> 
         let inputs = UnetInputs {
             sample: flatten(sample, &frames),
             timestep: b.input("timestep", DType::F32, ["batch".into()]),
-            context: Some(b.input("encoder_hidden_states", DType::F32, text)),
+            context: Some(b.input("encoder_hidden_states", DType::F32, text).into()),
             class: None,
             embedding: None,
         };

@@ -6,8 +6,7 @@ use super::shapes::{image_shape, no_part};
 use super::unet::{ClassEmbedding, ImageLayers, unet};
 use super::vae::ImageDecoder;
 use super::{
-    ConfigError, Configs, Family, Model, Resource, TextEncoder, UnetConfig, UnetInputs, VaeConfig, vae_decoder,
-    vae_encoder,
+    ConfigError, Configs, Described, Family, Model, UnetConfig, UnetInputs, VaeConfig, vae_decoder, vae_encoder,
 };
 use crate::bundle::Cascade;
 use crate::ir::{DType, Graph};
@@ -21,8 +20,6 @@ pub struct StableDiffusion;
 const UNET: &str = "unet";
 const VAE: &str = "vae";
 const SCHEDULER: &str = "scheduler";
-const TEXT_ENCODER: &str = "text_encoder";
-const TOKENIZER: &str = "tokenizer";
 /// Latent cells on a side when `sample_size` is not given. Source: Stable Diffusion 1.x.
 const LATENT_SIZE: u64 = 64;
 
@@ -53,15 +50,9 @@ impl Family for StableDiffusion {
             });
         }
         let latent = [vae.latent_channels, size, size];
-        let mut cascade =
-            Cascade::image(configs.scheduler(SCHEDULER)?, vae.scaling_factor, latent, vae.spatial_factor());
-        let text = TextEncoder::open(configs, TEXT_ENCODER, TOKENIZER)?;
-        if let Some(text) = &text {
-            text.fits("unet/config.json", unet.cross_attention_dim)?;
-            ignored.extend_from_slice(text.ignored_keys());
-            cascade.text = Some(text.text());
-        }
-        Ok(Box::new(ImageModel { unet, vae, text, cascade, ignored }))
+        let cascade = Cascade::image(configs.scheduler(SCHEDULER)?, vae.scaling_factor, latent, vae.spatial_factor());
+        let described = Described::open(configs, unet.cross_attention_dim, cascade, ignored)?;
+        Ok(Box::new(ImageModel { unet, vae, described }))
     }
 }
 
@@ -69,43 +60,33 @@ impl Family for StableDiffusion {
 struct ImageModel {
     unet: UnetConfig,
     vae: VaeConfig,
-    text: Option<TextEncoder>,
-    cascade: Cascade,
-    ignored: Vec<String>,
+    described: Described,
 }
 
 impl Model for ImageModel {
     fn parts(&self) -> Vec<&'static str> {
-        let text = self.text.as_ref().map(|_| TEXT_ENCODER);
-        ["image", "encoder", "image_decoder"].into_iter().chain(text).collect()
+        ["image", "encoder", "image_decoder"].into_iter().chain(self.described.part()).collect()
     }
 
     fn components(&self) -> Vec<String> {
-        let text = self.text.as_ref().map(TextEncoder::folder);
-        [UNET, VAE].into_iter().chain(text).map(str::to_owned).collect()
+        [UNET, VAE].map(str::to_owned).into_iter().chain(self.described.component()).collect()
     }
 
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
+        if let Some(text) = self.described.build(part, weights) {
+            return text;
+        }
         let b = GraphBuilder::new(part, weights);
-        match (part, &self.text) {
-            ("image", _) => image_unet(b, UNET, &self.unet),
-            ("encoder", _) => image_encoder(b, VAE, &self.vae),
-            ("image_decoder", _) => image_decoder(b, VAE, &self.vae),
-            (TEXT_ENCODER, Some(text)) => text.build(b),
-            (other, _) => Err(no_part(other, &self.parts())),
+        match part {
+            "image" => image_unet(b, UNET, &self.unet),
+            "encoder" => image_encoder(b, VAE, &self.vae),
+            "image_decoder" => image_decoder(b, VAE, &self.vae),
+            other => Err(no_part(other, &self.parts())),
         }
     }
 
-    fn resources(&self) -> Vec<Resource> {
-        self.text.as_ref().map(TextEncoder::resources).unwrap_or_default()
-    }
-
-    fn cascade(&self) -> Option<Cascade> {
-        Some(self.cascade.clone())
-    }
-
-    fn ignored_keys(&self) -> Vec<String> {
-        self.ignored.clone()
+    fn described(&self) -> Option<&Described> {
+        Some(&self.described)
     }
 }
 
@@ -116,7 +97,7 @@ pub(super) fn image_unet(b: GraphBuilder<'_>, folder: &str, c: &UnetConfig) -> R
         let inputs = UnetInputs {
             sample: b.input("sample", DType::F32, image_shape(c.in_channels)),
             timestep: b.input("timestep", DType::F32, ["batch".into()]),
-            context: Some(b.input("encoder_hidden_states", DType::F32, text)),
+            context: Some(b.input("encoder_hidden_states", DType::F32, text).into()),
             class: c.class_embedding.map(|kind| {
                 let dtype = if kind == ClassEmbedding::Timestep { DType::F32 } else { DType::I64 };
                 b.input("class_labels", dtype, ["batch".into()])

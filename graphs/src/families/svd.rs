@@ -62,8 +62,8 @@ pub struct SvdConfig {
     pub sample_size: usize,
 }
 
-/// Blocks whose residual blocks have [`SMALL_EPSILON`].
-fn epsilon(unet: &UnetConfig, block: &str, level: usize) -> f32 {
+/// Epsilon of the residual blocks of a level; some blocks have [`SMALL_EPSILON`].
+pub(super) fn epsilon(unet: &UnetConfig, block: &str, level: usize) -> f32 {
     let small = match block {
         "mid_block" => false,
         _ if block.starts_with("down_blocks") => unet.down_attention[level],
@@ -246,7 +246,7 @@ impl<'g> Layers<'g> for SpatioTemporal {
 
     fn transformer(&self, net: &Spatial<'_, 'g>, at: Place<'_, 'g>, x: Value<'g>) -> Value<'g> {
         let scope = at.of("attentions");
-        let (attention, text) = (net.attention(at), net.context);
+        let (attention, text) = (net.attention(at), net.context.map(|text| text.tokens));
         let blocks = TemporalBlocks { scope: scope.clone(), frames: net.frames, attention, text, known: None };
         net.transformer_with(&scope, at, x, &|i, tokens| blocks.after(i, tokens))
     }
@@ -265,7 +265,7 @@ fn denoise(b: GraphBuilder<'_>, c: &SvdConfig) -> Result<Graph, BuildError> {
         let inputs = UnetInputs {
             sample: flatten(sample, &frames),
             timestep,
-            context: Some(context),
+            context: Some(context.into()),
             class: None,
             embedding: Some(embed_movement(&s.at("add_embedding"), movement, c, &frames)),
         };

@@ -77,10 +77,31 @@ fn wrong_types_and_sizes_are_named_with_what_was_expected() {
 fn temporal_settings_are_refused_by_name() {
     let config = json!({"_class_name": "VideoLDMTemporal", "attention_levels": [1, 2], "cond_mask": true});
     let (read, _) = TemporalConfig::read("keyframes/config.json", &config).expect("reads");
-    assert_eq!((read.context_levels(), read.context_channels), (3, Some(64)));
+    assert_eq!((read.attention_levels, read.context_channels), (vec![1, 2], Some(64)));
     let windowed = with(config, "attention_window", json!(8));
     let error = TemporalConfig::read("keyframes/config.json", &windowed).unwrap_err().to_string();
     assert_eq!(error, "keyframes/config.json: `attention_window` = 8 is not supported (supported: absent or null)");
+    let refusal = |key: &str, value: Json, base: Json| {
+        TemporalConfig::read("keyframes/config.json", &with(base, key, value)).unwrap_err().to_string()
+    };
+    let own = json!({"_class_name": "VideoLDMTemporal", "attention_levels": [1]});
+    assert!(refusal("arch", json!("svd2"), own.clone()).contains("`arch` = svd2 is not supported"));
+    assert!(refusal("num_regimes", json!(2), own).contains("`num_regimes` = 2 with temb_channels 0"));
+}
+
+#[test]
+fn layers_of_stable_video_diffusion_have_no_settings_of_attention() {
+    let config = json!({"_class_name": "VideoLDMTemporal", "arch": "svd", "svd_eps_quirk": true, "cond_mask": true});
+    let (read, _) = TemporalConfig::read("keyframes/config.json", &config).expect("reads");
+    assert_eq!(read.arch, TemporalArch::Svd { epsilon_by_block: true });
+    for key in ["attention_levels", "attention", "head_dim", "ff_mult", "conv3d", "time_conv_out"] {
+        let error = TemporalConfig::read("keyframes/config.json", &with(config.clone(), key, json!(1))).unwrap_err();
+        assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
+    }
+    // Known frames are encoded down to the lowest transformer, here that of the middle block.
+    let (unet, _) = UnetConfig::read("unet/config.json", &unet_config()).expect("reads");
+    assert_eq!(read.context_levels(&unet), 2);
+    assert!(!read.sees_text(&unet), "no width of a text is given");
 }
 
 /// No tensor has any name.

@@ -2,15 +2,13 @@
 
 use super::shapes::no_part;
 use super::stable_diffusion::{image_decoder, image_encoder};
-use super::{ConfigError, Configs, Model, Resource, TextEncoder, VaeConfig};
+use super::{ConfigError, Configs, Described, Model, VaeConfig};
 use crate::bundle::Cascade;
 use crate::ir::Graph;
 use crate::nn::{BuildError, GraphBuilder};
 use crate::weights::WeightSource;
 
 const VAE: &str = "vae";
-const TEXT_ENCODER: &str = "text_encoder";
-const TOKENIZER: &str = "tokenizer";
 
 /// The networks over clips of one family.
 pub(super) trait Networks {
@@ -30,9 +28,7 @@ pub(super) trait Networks {
 pub(super) struct TextToVideo<N> {
     networks: N,
     vae: VaeConfig,
-    text: Option<TextEncoder>,
-    cascade: Cascade,
-    ignored: Vec<String>,
+    described: Described,
 }
 
 /// The autoencoder of a checkpoint.
@@ -50,51 +46,39 @@ impl<N: Networks> TextToVideo<N> {
         networks: N,
         text_width: usize,
         vae: VaeConfig,
-        mut cascade: Cascade,
-        mut ignored: Vec<String>,
+        cascade: Cascade,
+        ignored: Vec<String>,
     ) -> Result<Self, ConfigError> {
-        let text = TextEncoder::open(configs, TEXT_ENCODER, TOKENIZER)?;
-        if let Some(text) = &text {
-            text.fits("unet/config.json", text_width)?;
-            ignored.extend_from_slice(text.ignored_keys());
-            cascade.text = Some(text.text());
-        }
-        Ok(Self { networks, vae, text, cascade, ignored })
+        let described = Described::open(configs, text_width, cascade, ignored)?;
+        Ok(Self { networks, vae, described })
     }
 }
 
 impl<N: Networks> Model for TextToVideo<N> {
     fn parts(&self) -> Vec<&'static str> {
-        let text = self.text.as_ref().map(|_| TEXT_ENCODER);
         let networks = self.networks.parts().into_iter().map(|(part, _)| part);
-        networks.chain(["encoder", "image_decoder"]).chain(text).collect()
+        networks.chain(["encoder", "image_decoder"]).chain(self.described.part()).collect()
     }
 
     fn components(&self) -> Vec<String> {
-        let text = self.text.as_ref().map(TextEncoder::folder);
-        self.networks.components().into_iter().chain([VAE]).chain(text).map(str::to_owned).collect()
+        let networks = self.networks.components().into_iter().chain([VAE]).map(str::to_owned);
+        networks.chain(self.described.component()).collect()
     }
 
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
+        if let Some(text) = self.described.build(part, weights) {
+            return text;
+        }
         let b = GraphBuilder::new(part, weights);
-        match (part, &self.text) {
-            ("encoder", _) => image_encoder(b, VAE, &self.vae),
-            ("image_decoder", _) => image_decoder(b, VAE, &self.vae),
-            (TEXT_ENCODER, Some(text)) => text.build(b),
-            (other, _) if self.networks.parts().iter().any(|(part, _)| *part == other) => self.networks.build(other, b),
-            (other, _) => Err(no_part(other, &self.parts())),
+        match part {
+            "encoder" => image_encoder(b, VAE, &self.vae),
+            "image_decoder" => image_decoder(b, VAE, &self.vae),
+            other if self.networks.parts().iter().any(|(part, _)| *part == other) => self.networks.build(other, b),
+            other => Err(no_part(other, &self.parts())),
         }
     }
 
-    fn resources(&self) -> Vec<Resource> {
-        self.text.as_ref().map(TextEncoder::resources).unwrap_or_default()
-    }
-
-    fn cascade(&self) -> Option<Cascade> {
-        Some(self.cascade.clone())
-    }
-
-    fn ignored_keys(&self) -> Vec<String> {
-        self.ignored.clone()
+    fn described(&self) -> Option<&Described> {
+        Some(&self.described)
     }
 }

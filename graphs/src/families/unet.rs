@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::config::{ConfigError, Reader};
 use crate::nn::{
-    AttentionConfig, Blocks, Frames, ImageBlocks, Scope, TransformerConfig, Value, conv2d, downsample, embedding,
+    AttentionConfig, Blocks, Frames, ImageBlocks, Scope, Text, TransformerConfig, Value, conv2d, downsample, embedding,
     group_norm, resnet_block, sinusoidal_embedding, spatial_transformer, timestep_mlp, upsample_to,
 };
 
@@ -137,6 +137,13 @@ impl UnetConfig {
         self.block_out_channels.len()
     }
 
+    /// The level of the lowest resolution that has a transformer.
+    pub(super) fn lowest_transformer(&self) -> Option<usize> {
+        let top = self.levels() - 1;
+        let has = |level: usize| self.down_attention[level] || self.up_attention[top - level];
+        (0..=top).rev().find(|&level| has(level) || (level == top && self.mid_attention))
+    }
+
     fn transformer(&self, at: Place<'_, '_>) -> TransformerConfig {
         let (level, heads, width) = (at.level, self.heads[at.level], self.block_out_channels[at.level]);
         TransformerConfig {
@@ -209,8 +216,8 @@ pub struct UnetInputs<'g> {
     pub sample: Value<'g>,
     /// Training timesteps, `f32 [b]`.
     pub timestep: Value<'g>,
-    /// Text, `[b, L, D]`; needed where there are transformers.
-    pub context: Option<Value<'g>>,
+    /// Text; needed where there are transformers.
+    pub context: Option<Text<'g>>,
     /// Class, `[b]`: `i64` rows of a table, or `f32`.
     pub class: Option<Value<'g>>,
     /// Added to the time embedding, `[b, E]`.
@@ -288,8 +295,8 @@ pub struct Spatial<'a, 'g> {
     pub frames: &'a Frames,
     /// Time embedding, `[b, E]`.
     pub emb: Value<'g>,
-    /// Text, `[b, L, D]`.
-    pub context: Option<Value<'g>>,
+    /// Text.
+    pub context: Option<Text<'g>>,
 }
 
 impl<'g> Spatial<'_, 'g> {

@@ -6,14 +6,13 @@
 use serde_json::{Value as Json, json};
 
 use super::config::Reader;
+use super::described::{TEXT_ENCODER, TOKENIZER};
 use super::lavie_vsr::{self, VsrLayers};
 use super::shapes::{clip_frames, clip_shape, flatten, no_part, unflatten};
 use super::stable_diffusion::image_decoder;
-use super::temporal_layers::TemporalLayers;
+use super::temporal_layers::{TemporalArch, TemporalLayers};
 use super::unet::{ClassEmbedding, ImageLayers, Layers, unet};
-use super::{
-    ConfigError, Configs, Family, Model, Resource, TemporalConfig, TextEncoder, UnetConfig, UnetInputs, VaeConfig,
-};
+use super::{ConfigError, Configs, Described, Family, Model, TemporalConfig, UnetConfig, UnetInputs, VaeConfig};
 use crate::bundle::{Cascade, LatentUpsampler, Sampling, Scheduler, Upsampler};
 use crate::ir::{DType, Graph};
 use crate::nn::{BuildError, GraphBuilder};
@@ -30,8 +29,6 @@ const VAE: &str = "vae";
 const TEMPORAL: &str = "upsampler_temporal";
 const SCHEDULER: &str = "scheduler";
 const LOW_RES_SCHEDULER: &str = "low_res_scheduler";
-const TEXT_ENCODER: &str = "text_encoder";
-const TOKENIZER: &str = "tokenizer";
 
 /// The pipeline scales latents by this, whatever the autoencoder's configuration says.
 ///
@@ -75,11 +72,6 @@ impl Family for Upscaler {
             ignored.extend(more);
             temporal
         });
-        let text = TextEncoder::open(configs, TEXT_ENCODER, TOKENIZER)?;
-        if let Some(text) = &text {
-            text.fits("unet/config.json", unet.cross_attention_dim)?;
-            ignored.extend_from_slice(text.ignored_keys());
-        }
         let levels = check(&unet, &vae, max_noise_level)?;
         let vsr = lavie_vsr::recognises(configs)?;
         let latent = latent(configs, vsr, vae.latent_channels, max_noise_level as u64)?;
@@ -99,9 +91,9 @@ impl Family for Upscaler {
         } else {
             1
         };
-        let words = text.as_ref().map(TextEncoder::text);
-        let cascade = Cascade { upsampler: Some(upsampler), text: words, window, ..image };
-        Ok(Box::new(UpscalerModel { unet, vae, temporal, vsr, text, cascade, ignored }))
+        let cascade = Cascade { upsampler: Some(upsampler), window, ..image };
+        let described = Described::open(configs, unet.cross_attention_dim, cascade, ignored)?;
+        Ok(Box::new(UpscalerModel { unet, vae, temporal, vsr, described }))
     }
 }
 
@@ -156,6 +148,9 @@ fn temporal(configs: &Configs, unet: &UnetConfig) -> Result<Option<(TemporalConf
         let found = "known frames, frame rates or an output convolution".to_owned();
         return wrong("cond_mask", found, "none of them: an upsampler is given neither".to_owned());
     }
+    if config.arch != TemporalArch::Own {
+        return wrong("arch", "svd".to_owned(), "vldm1: an upsampler has temporal layers of its own".to_owned());
+    }
     let (emb, expected) = (config.time_embedding, unet.time_embedding());
     if emb != 0 && emb != expected {
         return wrong("temb_channels", emb.to_string(), format!("{expected}, the UNet's"));
@@ -200,43 +195,34 @@ struct UpscalerModel {
     temporal: Option<TemporalConfig>,
     /// Whether the UNet is LaVie's super-resolution network.
     vsr: bool,
-    text: Option<TextEncoder>,
-    cascade: Cascade,
-    ignored: Vec<String>,
+    described: Described,
 }
 
 impl Model for UpscalerModel {
     fn parts(&self) -> Vec<&'static str> {
-        let text = self.text.as_ref().map(|_| TEXT_ENCODER);
-        ["upsampler", "upsampler_decoder"].into_iter().chain(text).collect()
+        ["upsampler", "upsampler_decoder"].into_iter().chain(self.described.part()).collect()
     }
 
     fn components(&self) -> Vec<String> {
         let temporal = self.temporal.as_ref().map(|_| TEMPORAL);
-        let text = self.text.as_ref().map(TextEncoder::folder);
-        [UNET, VAE].into_iter().chain(temporal).chain(text).map(str::to_owned).collect()
+        let networks = [UNET, VAE].into_iter().chain(temporal).map(str::to_owned);
+        networks.chain(self.described.component()).collect()
     }
 
     fn build(&self, part: &str, weights: &dyn WeightSource) -> Result<Graph, BuildError> {
+        if let Some(text) = self.described.build(part, weights) {
+            return text;
+        }
         let b = GraphBuilder::new(part, weights);
-        match (part, &self.text) {
-            ("upsampler", _) => self.upsampler(b),
-            ("upsampler_decoder", _) => image_decoder(b, VAE, &self.vae),
-            (TEXT_ENCODER, Some(text)) => text.build(b),
-            (other, _) => Err(no_part(other, &self.parts())),
+        match part {
+            "upsampler" => self.upsampler(b),
+            "upsampler_decoder" => image_decoder(b, VAE, &self.vae),
+            other => Err(no_part(other, &self.parts())),
         }
     }
 
-    fn resources(&self) -> Vec<Resource> {
-        self.text.as_ref().map(TextEncoder::resources).unwrap_or_default()
-    }
-
-    fn cascade(&self) -> Option<Cascade> {
-        Some(self.cascade.clone())
-    }
-
-    fn ignored_keys(&self) -> Vec<String> {
-        self.ignored.clone()
+    fn described(&self) -> Option<&Described> {
+        Some(&self.described)
     }
 }
 
@@ -269,7 +255,7 @@ impl UpscalerModel {
             let inputs = UnetInputs {
                 sample: sample.concat(&[low], 1),
                 timestep,
-                context: Some(text),
+                context: Some(text.into()),
                 class: Some(level),
                 embedding: None,
             };
@@ -349,6 +335,20 @@ mod tests {
         assert!(wrong("cross_attention_dim", json!(768)).contains("expected 1024 or null"));
         assert!(wrong("temb_channels", json!(1280)).contains("expected 1024, the UNet's"));
         assert!(wrong("cond_mask", json!(true)).contains("expected none of them"));
+        configs
+            .components
+            .get_mut(TEMPORAL)
+            .unwrap()
+            .as_mut()
+            .unwrap()
+            .as_object_mut()
+            .unwrap()
+            .remove("attention_levels");
+        let svd = {
+            set(TEMPORAL, "arch", json!("svd"))(&mut configs);
+            Upscaler.open(&configs).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(svd.contains("key `arch` is svd, expected vldm1"), "{svd}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::config::Reader;
 use super::shapes::{clip_frames, clip_shape, flatten, image_shape, no_part, unflatten};
 use super::stable_diffusion::{image_decoder, image_encoder, image_unet};
-use super::temporal_layers::TemporalLayers;
+use super::temporal_layers::{TemporalArch, TemporalLayers};
 use super::tokens::Tokens;
 use super::unet::{ClassEmbedding, ImageLayers, Layers, unet};
 use super::{
@@ -222,6 +222,10 @@ impl Cascaded {
         let temporal: Vec<_> = temporal.map(|part| (part.folder.as_str(), &part.config)).collect();
         self.tokens.fit((&self.unet.folder, &self.unet.config), &temporal)?;
         for part in self.decoder.iter().chain(&self.upsampler_temporal) {
+            if part.config.arch != TemporalArch::Own {
+                let expected = "vldm1: only key frames and interpolation have the layers of Stable Video Diffusion";
+                return wrong(&part.folder, "arch", "svd".to_owned(), expected.to_owned());
+            }
             if part.config.context_channels.is_some() || part.config.regimes > 0 {
                 let found = "with known frames or frame rates".to_owned();
                 let expected = "cond_mask false and num_regimes 0: decoder and upsampler are given neither".to_owned();
@@ -330,23 +334,23 @@ impl Cascaded {
             let sample = b.input("sample", DType::F32, clip_shape(c.in_channels));
             let timestep = b.input("timestep", DType::F32, ["batch".into()]);
             let context = Self::text(&b, "encoder_hidden_states", "tokens", c.cross_attention_dim);
-            let text = t.cross_attention_dim.filter(|_| !t.attention_levels.is_empty());
+            let text = t.cross_attention_dim.filter(|_| t.sees_text(c));
             let text = text.map(|width| Self::text(&b, "temporal_encoder_hidden_states", "temporal_tokens", width));
             let known = b.input("context_latents", DType::F32, clip_shape(t.latent_channels));
             let mask = b.input("context_mask", DType::F32, ["batch".into(), "frames".into()]);
             let scope = b.component(&part.folder);
             let regime = (t.regimes > 0).then(|| {
                 let index = b.input("regime", DType::I64, ["batch".into()]);
-                crate::nn::embedding(&scope.at("regime_embedding"), index, t.regimes, t.time_embedding)
+                crate::nn::embedding(&scope.at("regime_embedding"), index, t.regimes, c.time_embedding())
             });
             let width = t.context_channels.unwrap_or(0);
             let s = scope.at("cond_encoder");
-            let context_levels = context_encoder(&s, known, mask, &frames, width, t.context_levels());
+            let context_levels = context_encoder(&s, known, mask, &frames, width, t.context_levels(c));
             let layers = TemporalLayers { context: context_levels, text, regime, ..part.layers(&b, &frames) };
             let inputs = UnetInputs {
                 sample: flatten(sample, &frames),
                 timestep,
-                context: Some(context),
+                context: Some(context.into()),
                 class: None,
                 embedding: None,
             };

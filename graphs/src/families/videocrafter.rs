@@ -154,7 +154,13 @@ impl Clips {
                 let sinusoid = sinusoidal_embedding(fps, c.block_out_channels[0], c.flip_sin_to_cos, c.freq_shift);
                 timestep_mlp(&s.at("fps_embedding"), sinusoid, c.time_embedding())
             });
-            let inputs = UnetInputs { sample: flatten(sample, &frames), timestep, context, class: None, embedding };
+            let inputs = UnetInputs {
+                sample: flatten(sample, &frames),
+                timestep,
+                context: context.map(Into::into),
+                class: None,
+                embedding,
+            };
             let layers = ClipLayers { temporal: self.temporal, groups: c.groups, frames: &frames };
             unflatten(unet(&s, c, &inputs, &frames, &layers), &frames).id()
         };

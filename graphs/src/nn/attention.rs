@@ -26,6 +26,22 @@ impl AttentionConfig {
     }
 }
 
+/// What cross-attention sees.
+#[derive(Clone, Copy)]
+pub struct Text<'g> {
+    /// Tokens `[b, L, D]`, the same for all frames of a sample; with shares `[b, n, L, D]`, of `n` texts.
+    pub tokens: Value<'g>,
+    /// How much of each text each frame sees, `[t, n]`.
+    pub shares: Option<Value<'g>>,
+}
+
+impl<'g> From<Value<'g>> for Text<'g> {
+    /// The same tokens for all frames.
+    fn from(tokens: Value<'g>) -> Self {
+        Self { tokens, shares: None }
+    }
+}
+
 /// Multi-head attention: `[N, L, C]` attends to `context` `[N, M, D]` `→ [N, L, C]`.
 ///
 /// Queries are scaled before the first product and nothing stands between the products and the softmax, as
@@ -33,10 +49,34 @@ impl AttentionConfig {
 ///
 /// Source: diffusers `Attention`.
 pub fn attention<'g>(s: &Scope<'g>, x: Value<'g>, context: Value<'g>, config: AttentionConfig) -> Value<'g> {
-    let [q, k, v] = [("to_q", x), ("to_k", context), ("to_v", context)].map(|(name, x)| {
-        let s = s.at(name);
-        if config.bias { linear(&s, x, config.width()) } else { linear_without_bias(&s, x, config.width()) }
-    });
+    let [q, k, v] = [("to_q", x), ("to_k", context), ("to_v", context)].map(|(name, x)| project(s, name, x, config));
+    linear(&s.at("to_out").at(0), attend(q, k, v, config), x.size(2))
+}
+
+fn project<'g>(s: &Scope<'g>, name: &str, x: Value<'g>, config: AttentionConfig) -> Value<'g> {
+    let s = s.at(name);
+    if config.bias { linear(&s, x, config.width()) } else { linear_without_bias(&s, x, config.width()) }
+}
+
+/// [`attention`] of every frame to its own mixture of texts: `[(b t), L, C]` attends to `tokens` `[b, n, M, D]`, of which
+/// `shares` `[t, n]` says how much each frame sees.
+///
+/// Keys and values are linear in the tokens, so those of the texts are mixed: they depend on no frame, and a text that
+/// does not change is projected once a clip.
+fn attention_to_mixture<'g>(
+    s: &Scope<'g>,
+    x: Value<'g>,
+    (tokens, shares): (Value<'g>, Value<'g>),
+    frames: &Frames,
+    config: AttentionConfig,
+) -> Value<'g> {
+    let (length, width) = (tokens.dim(2), Dim::fixed(config.width()));
+    let mixed = |name| {
+        let each = project(s, name, tokens, config);
+        let each = each.reshape([tokens.dim(0), tokens.dim(1), length.clone() * width.clone()]);
+        shares.matmul(each).reshape([frames.total(), length.clone(), width.clone()])
+    };
+    let (q, k, v) = (project(s, "to_q", x, config), mixed("to_k"), mixed("to_v"));
     linear(&s.at("to_out").at(0), attend(q, k, v, config), x.size(2))
 }
 
@@ -108,14 +148,14 @@ impl<'g, F: Fn(usize, Value<'g>) -> Value<'g>> Blocks<'g> for F {
 
 /// Transformer over the positions of each frame: `[(b t), C, H, W] → [(b t), C, H, W]`.
 ///
-/// `context` is the text `[b, L, D]`. As it is the same for all frames of a sample, cross-attention runs over
-/// `b (t h w) c`: keys and values are computed once a sample.
+/// Where the text is the same for all frames of a sample, cross-attention runs over `b (t h w) c`: keys and values are
+/// computed once a sample.
 ///
 /// Source: diffusers `Transformer2DModel`, `BasicTransformerBlock`.
 pub fn spatial_transformer<'g>(
     s: &Scope<'g>,
     x: Value<'g>,
-    context: Option<Value<'g>>,
+    text: Option<Text<'g>>,
     frames: &Frames,
     config: &TransformerConfig,
     blocks: &dyn Blocks<'g>,
@@ -127,20 +167,23 @@ pub fn spatial_transformer<'g>(
     let mut tokens = linear(&s.at("proj_in"), tokens, config.attention.width());
     let per_sample = [frames.batch.clone(), frames.frames.clone() * positions.clone(), inner.clone()];
     let per_frame = [x.dim(0), positions.clone(), inner];
-    let cross = |s: &Scope<'g>, tokens: Value<'g>, context: Value<'g>| {
+    let cross = |s: &Scope<'g>, tokens: Value<'g>, text: Text<'g>| {
+        if let Some(shares) = text.shares {
+            return attention_to_mixture(s, tokens, (text.tokens, shares), frames, config.attention);
+        }
         let x = tokens.reshape(per_sample.clone());
-        attention(s, x, context, config.attention).reshape_by(tokens, per_frame.clone())
+        attention(s, x, text.tokens, config.attention).reshape_by(tokens, per_frame.clone())
     };
     for i in 0..config.layers {
         let s = s.at("transformer_blocks").at(i);
         let normal = layer_norm(&s.at("norm1"), tokens);
-        let first = match context {
-            Some(context) if config.only_cross_attention => cross(&s.at("attn1"), normal, context),
+        let first = match text {
+            Some(text) if config.only_cross_attention => cross(&s.at("attn1"), normal, text),
             _ => blocks.attend(&s, normal, config.attention),
         };
         tokens = tokens + first;
-        if let Some(context) = context {
-            tokens = tokens + cross(&s.at("attn2"), layer_norm(&s.at("norm2"), tokens), context);
+        if let Some(text) = text {
+            tokens = tokens + cross(&s.at("attn2"), layer_norm(&s.at("norm2"), tokens), text);
         }
         tokens = blocks.after_text(&s, tokens, config.attention);
         tokens = tokens + feed_forward(&s.at("ff"), layer_norm(&s.at("norm3"), tokens), 4);

@@ -24,7 +24,7 @@ mod tests;
 mod value;
 
 pub use attention::{
-    AttentionConfig, Blocks, ImageBlocks, TransformerConfig, attend, attention, feed_forward, spatial_transformer,
+    AttentionConfig, Blocks, ImageBlocks, Text, TransformerConfig, attend, attention, feed_forward, spatial_transformer,
 };
 pub use basic::{conv2d, conv2d_strided, embedding, group_norm, layer_norm, linear, linear_without_bias};
 pub use builder::{BuildError, GraphBuilder};

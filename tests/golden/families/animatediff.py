@@ -16,12 +16,12 @@ from families import clip_text
 from recorder import autoencoder, image_unet, text_clips, title
 
 SIZES = ((5, 7), (4, 6))
-# Frames, batch and size of long clips; length, stride and weights of their windows.
+# Frames, batch and size of long clips; length, stride and weights of their windows; frames at which texts are said.
 LONG = (
-    (24, 1, (3, 5), 16, 4, "pyramid"),
-    (27, 1, (2, 3), 16, 4, "pyramid"),
-    (40, 1, (2, 3), 8, 6, "flat"),
-    (14, 2, (3, 5), 6, 4, "delayed_reverse_sawtooth"),
+    (24, 1, (3, 5), 16, 4, "pyramid", (0,)),
+    (27, 1, (2, 3), 16, 4, "pyramid", (0, 9, 26)),
+    (40, 1, (2, 3), 8, 6, "flat", (0, 20)),
+    (14, 2, (3, 5), 6, 4, "delayed_reverse_sawtooth", (0, 5)),
 )
 
 
@@ -75,7 +75,34 @@ class Still:
 
 def ask(unet):
     """The network over `[batch, frames, channels, height, width]`; text is the same for every frame."""
-    return lambda x, step, text: unet(x.transpose(1, 2), step, text.repeat_interleave(x.shape[1], 0)).sample.transpose(1, 2)
+    return lambda x, step, text: ask_by_frame(unet)(x, step, text.unsqueeze(1).expand(-1, x.shape[1], -1, -1))
+
+
+def ask_by_frame(unet):
+    """The network over `[batch, frames, channels, height, width]` with a text for each frame."""
+    return lambda x, step, text: unet(x.transpose(1, 2), step, text.flatten(0, 1)).sample.transpose(1, 2)
+
+
+def travel(r, frames: int, said: tuple[int, ...], texts: torch.Tensor) -> torch.Tensor:
+    """The input that says how much each frame sees of each text, and the texts of all frames as the pipeline mixes them.
+
+    Between two frames at which texts are said, the pipeline goes from one to the other; behind the last it stays.
+    """
+    weights = torch.zeros(frames, len(said))
+    for i, (a, b) in enumerate(zip(said, (*said[1:], frames))):
+        for t in range(a, b):
+            after = (t - a) / (b - a) if i + 1 < len(said) else 0.0
+            weights[t, i] += 1 - after
+            if after:
+                weights[t, i + 1] += after
+    r.listed("text_weights", weights.tolist(), "f32")
+    ends = [*zip(said, (*said[1:], frames - 1))]
+    mixed = torch.zeros(texts.shape[0], frames, *texts.shape[2:])
+    for i, (a, b) in enumerate(ends):
+        first, last = texts[:, i : i + 1], texts[:, min(i + 1, len(said) - 1)][:, None]
+        for j, text in enumerate(texts):
+            mixed[j, a : b + 1] = AnimateDiffFreeNoiseMixin._lerp(None, a, b, first[j], last[j]) if b > a else first[j]
+    return mixed
 
 
 class FreeNoise(AnimateDiffFreeNoiseMixin):
@@ -121,13 +148,13 @@ def record(r, checkpoint: Path) -> None:
     width = unet.config.cross_attention_dim
     text_clips(r, "keyframes", ask(unet), 4, width, SIZES)
     autoencoder(r, AutoencoderKL.from_pretrained(checkpoint / "vae").eval(), None, SIZES)
-    for t, b, size, length, stride, weighting in LONG:
+    for t, b, size, length, stride, weighting, said in LONG:
 
-        def oracle(r, t=t, b=b, size=size, length=length, stride=stride, weighting=weighting):
+        def oracle(r, t=t, b=b, size=size, length=length, stride=stride, weighting=weighting, said=said):
             FreeNoise(unet, unet.config.motion_max_seq_length).enable_free_noise(length, stride, weighting)
             x, step = r.filled("sample", b, t, 4, *size), r.listed("timestep", [501.0, 37.0][:b], "f32")
-            text = r.filled("encoder_hidden_states", b, 3, width)
+            text = travel(r, t, said, r.filled("encoder_hidden_states", b, len(said), 3, width))
             windows(r, t, length, stride, weighting)
-            return {"out_sample": ask(unet)(x, step, text)}
+            return {"out_sample": ask_by_frame(unet)(x, step, text)}
 
         r.record("keyframes_long", f"{title(t, b, size)}-{length}-{stride}-{weighting}", oracle)

@@ -16,8 +16,8 @@ def token_id(token: str) -> int:
     return json.loads((FOLDER / "vocab.json").read_text())[token]
 
 
-def add(f, width: int, second: bool, layers: int = 2) -> None:
-    """Folders `text_encoder` and `tokenizer` of a fixture, as Stable Diffusion 1.x has them, or as 2.x and ModelScope do.
+def add(f, width: int, second: bool, layers: int = 2, prefix: str = "") -> None:
+    """Folders `{prefix}text_encoder` and `{prefix}tokenizer` of a fixture, as Stable Diffusion 1.x has them, or as 2.x and ModelScope do.
 
     The first has its tensors below `text_model.`, as released files do, the second at the top, as transformers 5 saves.
     """
@@ -25,17 +25,17 @@ def add(f, width: int, second: bool, layers: int = 2) -> None:
                             num_attention_heads=4, hidden_act="gelu" if second else "quick_gelu", projection_dim=width,
                             bos_token_id=token_id(START), eos_token_id=token_id(END))
     kept = {k: v for k, v in config.to_diff_dict().items() if k != "transformers_version"}
-    f.write_json("text_encoder/config.json", {**kept, "architectures": ["CLIPTextModel"]})
+    f.write_json(f"{prefix}text_encoder/config.json", {**kept, "architectures": ["CLIPTextModel"]})
     state = {name.removeprefix("text_model."): t for name, t in CLIPTextModel(config).state_dict().items()}
     if not second:
         state = {f"text_model.{name}": t for name, t in {**state, "embeddings.position_ids": torch.zeros(1, 77)}.items()}
-    f.add("text_encoder", "model.safetensors", state)
+    f.add(f"{prefix}text_encoder", "model.safetensors", state)
     framing = {"bos_token": START, "eos_token": END, "unk_token": END}
     token = lambda text: {"content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
-    f.write_json("tokenizer/tokenizer_config.json", {
+    f.write_json(f"{prefix}tokenizer/tokenizer_config.json", {
         "add_prefix_space": False, **{k: {"__type": "AddedToken", **token(v)} for k, v in framing.items()}, "do_lower_case": True,
         "errors": "replace", "model_max_length": 77, "pad_token": END, "tokenizer_class": "CLIPTokenizer"})
-    f.write_json("tokenizer/special_tokens_map.json", {**{k: token(v) for k, v in framing.items()}, "pad_token": "!" if second else END})
+    f.write_json(f"{prefix}tokenizer/special_tokens_map.json", {**{k: token(v) for k, v in framing.items()}, "pad_token": "!" if second else END})
 
 
 def materialise(into: Path) -> None:
@@ -62,6 +62,6 @@ def record(r, encoder: CLIPTextModel, part: str = "text_encoder") -> None:
         def oracle(r, texts=texts):
             out = encoder(r.listed("input_ids", texts, "i64"), output_hidden_states=True)
             norm = getattr(encoder, "text_model", encoder).final_layer_norm
-            return {"last_hidden_state": out.last_hidden_state, "penultimate_hidden_state": norm(out.hidden_states[-2])}
+            return {"last_hidden_state": out.last_hidden_state, "earlier_hidden_states": norm(torch.stack(out.hidden_states[:-1]))}
 
         r.record(part, f"b{len(texts)}-l{length}", oracle)
