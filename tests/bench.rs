@@ -31,6 +31,16 @@ while read -r line; do echo '{"seconds":1.5,"processor_seconds":null}'; done"#;
 }
 
 #[test]
+fn every_part_of_a_bundle_with_prompts_is_timed() {
+    let bundle = bundle::of("animatediff");
+    let json = vldm(["--json", "bench", bundle.to_str().unwrap(), "--calls", "1"]).expect(0).json();
+    let timed: Vec<(&str, &Json)> =
+        json["parts"].as_array().unwrap().iter().map(|p| (p["part"].as_str().unwrap(), &p["input"])).collect();
+    assert_eq!(timed.len(), 6, "{timed:?}");
+    assert!(timed.contains(&("text_encoder", &Json::from(vec![1, 77]))), "{timed:?}");
+}
+
+#[test]
 fn programs_answer_in_turns_and_wrong_answers_show() {
     let scratch = tempfile::tempdir().unwrap();
     let (right, wrong, plot) = ["right", "wrong", "plot.svg"].map(|n| scratch.path().join(n)).into();

@@ -76,16 +76,19 @@ fn input(port: &Port, all: &[Port], bundle: &Manifest) -> anyhow::Result<Tensor>
     let c = &bundle.cascade;
     let in_pixels = all.iter().any(|p| p.name == "image" || p.name == "low_res");
     let grid = c.latent_size.map(|n| if in_pixels { n * c.spatial_factor } else { n });
+    let text = c.text.as_ref().map(|text| text.length);
+    let symbol = |name: &str| match name {
+        "batch" | "texts" | "windows" => Ok(1),
+        "frames" => Ok(c.window),
+        "height" => Ok(grid[0]),
+        "width" => Ok(grid[1]),
+        "tokens" | "temporal_tokens" => Ok(text.unwrap_or(c.labels.len().max(1))),
+        "length" => Ok(if all.iter().any(|p| p.name == "input_ids") { text.unwrap_or(1) } else { c.window }),
+        other => Err(anyhow::anyhow!("input `{}`: no size is known for dimension `{other}`", port.name)),
+    };
     let size = |dim: &PortDim| match dim {
         PortDim::Fixed(n) => Ok(*n as usize),
-        PortDim::Symbol(s) => match s.as_str() {
-            "batch" => Ok(1),
-            "frames" => Ok(c.window),
-            "height" => Ok(grid[0]),
-            "width" => Ok(grid[1]),
-            "tokens" | "temporal_tokens" => Ok(c.labels.len().max(1)),
-            other => Err(anyhow::anyhow!("input `{}`: no size is known for dimension `{other}`", port.name)),
-        },
+        PortDim::Symbol(product) => product.split('*').map(symbol).product(),
     };
     let shape = port.shape.iter().map(size).collect::<anyhow::Result<Vec<usize>>>()?;
     Ok(match port.dtype {
