@@ -115,6 +115,28 @@ fn solvers_of_edm_run_stable_video_diffusion_as_in_diffusers() {
 }
 
 #[test]
+fn prompts_that_travel_are_those_of_free_noise() {
+    agrees("travel");
+}
+
+#[test]
+fn windows_of_a_long_clip_are_averaged_at_every_step_and_travel_too() {
+    agrees("context");
+    agrees("context-travel");
+}
+
+#[test]
+fn layers_of_the_text_encoder_are_left_out_as_in_diffusers() {
+    agrees("clip-skip");
+    agrees("clip-skip-all");
+}
+
+#[test]
+fn a_cascade_with_prompts_for_spatial_and_temporal_layers_is_that_of_pytorch() {
+    agrees("grafted");
+}
+
+#[test]
 fn several_images_of_stable_diffusion_are_those_of_diffusers() {
     agrees("stable-diffusion");
 }

@@ -60,6 +60,7 @@ const INPUTS: &[(&str, Binding)] = &[
     ("timestep", Binding::Timestep),
     ("encoder_hidden_states", Binding::Branch),
     ("temporal_encoder_hidden_states", Binding::Branch),
+    ("text_weights", Binding::Branch),
     ("context_latents", Binding::Branch),
     ("context_mask", Binding::Branch),
     ("low_res", Binding::Window),

@@ -32,6 +32,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent / "demo" / "train")]
 
 import fill  # noqa: E402
 import networks  # noqa: E402
+from families import grafted  # noqa: E402
 
 FOLDER = HERE / "pipelines"
 PROMPT, NEGATIVE = "a red fox runs through the snow", "blurry, dark"
@@ -104,8 +105,39 @@ def modelscope(checkpoint: Path, solver=None, settings={}, **keyframes):
     return frames, text_plan(seed, size, 4, 4, 9.0, **keyframes)
 
 
-def animatediff(checkpoint: Path, solver=DDIMScheduler, steps=3, guidance=7.5, frames=4, free_noise=None, settings=(), **keyframes):
-    size, seed = (16, 24), 23
+class Windows(torch.nn.Module):
+    """A `UNetMotionModel` over windows of a clip that go round, whose answers are averaged; texts are those of the frames.
+
+    The windows are those that animatediff-cli lays for denoising step `step` (`uniform` with a stride of 1).
+    """
+
+    def __init__(self, unet, frames: int, length: int, overlap: int):
+        super().__init__()
+        self.unet, self.config, self.dtype, self.device, self.calls = unet, unet.config, unet.dtype, unet.device, 0
+        self.frames, self.length, self.overlap = frames, length, overlap
+
+    def windows(self):
+        halves = int(f"{self.calls:064b}"[::-1], 2) / 2**64
+        shift = round(self.frames * halves)
+        starts = range(int(halves) + shift, self.frames + shift, self.length - self.overlap)
+        return [[(start + i) % self.frames for i in range(self.length)] for start in starts]
+
+    def forward(self, x, step, encoder_hidden_states, **_):
+        texts = encoder_hidden_states.unflatten(0, (x.shape[0], -1))
+        total, count = torch.zeros_like(x), torch.zeros(self.frames)
+        for window in self.windows():
+            total[:, :, window] += self.unet(x[:, :, window], step, texts[:, window].flatten(0, 1)).sample
+            count[window] += 1
+        self.calls += 1
+        return SimpleNamespace(sample=total / count[:, None, None])
+
+
+TRAVEL = {"prompt": {0: PROMPT, 5: "a wolf sleeps in the grass", 9: "a red fox"}, "negative_prompt": {0: NEGATIVE, 7: "people"}}
+
+
+def animatediff(checkpoint: Path, solver=DDIMScheduler, steps=3, guidance=7.5, frames=4, free_noise=None, settings=(), told=None, clip_skip=None,
+                context=None, **keyframes):
+    size, seed, told = (16, 24), 23, told or {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     schedule = solver.from_pretrained(checkpoint / "scheduler", **dict(settings))
     pipe = AnimateDiffPipeline(
         vae=component(AutoencoderKL, checkpoint, "vae"), unet=component(UNetMotionModel, checkpoint, "unet"), motion_adapter=None,
@@ -117,8 +149,43 @@ def animatediff(checkpoint: Path, solver=DDIMScheduler, steps=3, guidance=7.5, f
         pipe.__dict__["motion_adapter"] = SimpleNamespace(config=SimpleNamespace(motion_max_seq_length=16))
         pipe.enable_free_noise(context_length=length, context_stride=stride, weighting_scheme=weights)
         keyframes["freenoise"] = {"length": length, "stride": stride, "weights": weights}
-    made = pipe(PROMPT, frames, *size, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=NEGATIVE, generator=generator(seed), output_type="np").frames[0]
-    return made, text_plan(seed, size, frames, steps, guidance, **keyframes)
+    if context:
+        length, overlap = context
+        if isinstance(told["prompt"], dict):
+            # Of FreeNoise only the prompts: noise that is fresh throughout, and windows that hold the clip.
+            pipe.__dict__["motion_adapter"] = SimpleNamespace(config=SimpleNamespace(motion_max_seq_length=16))
+            pipe.enable_free_noise(context_length=frames, context_stride=frames, noise_type="random")
+            pipe.disable_free_noise()
+            pipe._free_noise_context_length, pipe._free_noise_noise_type = frames, "random"
+        pipe.unet = Windows(pipe.unet, frames, length, overlap)
+        keyframes["context"] = {"length": length, "overlap": overlap, "closed": True}
+    made = pipe(num_frames=frames, height=size[0], width=size[1], num_inference_steps=steps, guidance_scale=guidance, generator=generator(seed),
+                output_type="np", clip_skip=clip_skip, **told).frames[0]
+    described = text_plan(seed, size, frames, steps, guidance, **keyframes)
+    described["stages"][0] |= told | ({"clip_skip": clip_skip} if clip_skip else {})
+    return made, described
+
+
+@torch.no_grad()
+def prompted_cascade(checkpoint: Path):
+    """Key frames, a prediction and an interpolation of a Video LDM whose spatial and temporal layers are told texts of their own."""
+    size, seed, texts = (12, 16), 31, {"prompt": PROMPT, "temporal_prompt": "it runs fast", "negative_prompt": NEGATIVE}
+
+    def embed(*prompts):
+        found = []
+        for prefix, prompt in zip(("", "temporal_"), prompts):
+            ids = CLIPTokenizer.from_pretrained(checkpoint / f"{prefix}tokenizer")(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
+            found.append(grafted.clip_text.load(checkpoint / f"{prefix}text_encoder")(ids).last_hidden_state)
+        return torch.cat(found, -1)
+
+    cascade = grafted.Prompted(checkpoint, embed(texts["prompt"], texts["temporal_prompt"]), embed(NEGATIVE, NEGATIVE))
+    # One step a stage: these networks multiply rounding by ten a step, so that PyTorch in double precision makes other frames after three.
+    keys = cascade.keyframes(seed, (0, 0), 4, (4, 6, 8), 1, steps=1, guidance=2.0, context_guidance=1.5)
+    frames = cascade.decode(cascade.interpolate(keys, seed, (0, 0), 0, steps=1, guidance=1.5), temporal=False)
+    stages = [{"op": "conditions", **texts}, {"op": "keyframes", "frames": 4, "steps": 1, "guidance": 2.0},
+              {"op": "predict", "chunks": [{}], "steps": 1, "guidance": 2.0, "context_guidance": 1.5}, {"op": "interpolate", "steps": 1, "guidance": 1.5},
+              {"op": "decode", "temporal": False}, {"op": "video", "fps": 8}]
+    return ((frames.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1), {"version": 1, "seed": seed, "noise": "torch", "size": list(size), "stages": stages}
 
 
 def stable_diffusion(checkpoint: Path, images=3, guidance=5.0, rescale=0.7, solver=None, settings={}, clip_skip=None, scheduler={"steps_offset": 1}):
@@ -194,6 +261,12 @@ def cases():
                              scheduler={"type": "dpmsolver++", "use_karras_sigmas": True}),
         "lcm": motion(solver=LCMScheduler, guidance=1.5, steps=4, scheduler={"type": "lcm"}),
         "stable-diffusion": ("sd1", stable_diffusion),
+        "travel": motion(frames=12, free_noise=(8, 4, "pyramid"), steps=2, told=TRAVEL),
+        "context": motion(frames=12, context=(6, 2), steps=3),
+        "context-travel": motion(frames=12, context=(6, 2), steps=2, told=TRAVEL),
+        "clip-skip": ("sd1", lambda c: stable_diffusion(c, images=1, clip_skip=1)),
+        "clip-skip-all": motion(clip_skip=2),
+        "grafted": ("grafted", prompted_cascade),
         "upscaler": ("x4", lambda c: upscaler(c, 3, 3.0)),
         "upscaler-unguided": ("x4", lambda c: upscaler(c, 1, 1.0)),
         **solvers(),

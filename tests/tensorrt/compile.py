@@ -43,7 +43,7 @@ import time
 from pathlib import Path
 
 # What an open size is when nothing else is said.
-SIZES = {"batch": 1, "frames": 8, "height": 32, "width": 32, "length": 8, "windows": 2, "tokens": 77, "temporal_tokens": 77}
+SIZES = {"batch": 1, "frames": 8, "height": 32, "width": 32, "length": 8, "windows": 2, "tokens": 77, "temporal_tokens": 77, "texts": 1}
 BYTES = {"Half": 2, "BFloat16": 2, "Float": 4, "Int32": 4, "Int64": 8, "Int8": 1, "FP8": 1, "Bool": 1, "UInt8": 1, "FP4": 0.5, "INT4": 0.5}
 TENSOR = re.compile(r"\{ Name: [^,]*, Dimensions: \[([-\d,]*)\][^{}]*?Datatype: (\w+)")
 KERNEL = re.compile(r"Name: (.+?), LayerType: (\w+), Inputs: \[(.*)\], Constants: \[(.*)\], Outputs: \[(.*?)\](?:, TacticName: (.*))?$")

@@ -278,3 +278,73 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
     }
     Ok(Digest::of(json!(all).to_string().as_bytes()).to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use vldm_graphs::bundle::{Port, PortDim, PortType};
+
+    use super::super::layout::EARLIER_STATES;
+    use super::super::plan::Template;
+    use super::super::testing::{families, plan};
+    use super::*;
+
+    /// A bundle of clips from prompts, whose text encoder has two layers.
+    fn told() -> Manifest {
+        let mut bundle = families::text_to_video();
+        let shape = vec![PortDim::Fixed(2), PortDim::Symbol("batch".to_owned())];
+        let earlier = Port { name: EARLIER_STATES.to_owned(), dtype: PortType::F32, shape };
+        bundle.parts.get_mut("text_encoder").unwrap().outputs.push(earlier);
+        bundle
+    }
+
+    /// The keys of all units, with these settings of `conditions`.
+    fn keys(conditions: &[(&str, Value)]) -> Vec<String> {
+        let bundle = told();
+        let mut document = Template::default().plan(&bundle).to_json();
+        for (key, value) in conditions {
+            document["stages"][0][key] = value.clone();
+        }
+        let plan = plan(&document);
+        let layout = Layout::new(&plan, &bundle).unwrap();
+        let spec = VideoSpec { height: 16, width: 16, fps: 8.0, frames: 4, quality: 50 };
+        let recipes = Recipes::new(&plan, &bundle, &layout, "test", Film { format: "memory", spec }).unwrap();
+        (0..layout.units.len()).map(|unit| recipes.key(unit).to_string()).collect()
+    }
+
+    #[test]
+    fn texts_at_frames_and_layers_left_out_are_part_of_every_key() {
+        let prompt = |texts: Value| ("prompt", texts);
+        let cases = [
+            vec![prompt(json!("a"))],
+            vec![prompt(json!({"0": "a", "2": "b"}))],
+            vec![prompt(json!({"0": "a", "3": "b"}))],
+            vec![prompt(json!({"0": "a", "3": "c"}))],
+            vec![prompt(json!({"0": "a", "2": "b", "3": "c"}))],
+            vec![prompt(json!("a")), ("negative_prompt", json!({"0": "", "3": "b"}))],
+            vec![prompt(json!("a")), ("negative_prompt", json!({"0": "", "2": "b"}))],
+            vec![prompt(json!("a")), ("clip_skip", json!(1))],
+            vec![prompt(json!("a")), ("clip_skip", json!(2))],
+        ];
+        let all: Vec<Vec<String>> = cases.iter().map(|case| keys(case)).collect();
+        for unit in 0..all[0].len() {
+            let different: BTreeSet<_> = all.iter().map(|keys| &keys[unit]).collect();
+            assert_eq!(different.len(), cases.len(), "unit {unit}");
+        }
+        assert_eq!(keys(&[prompt(json!({"0": "a"}))]), all[0], "one text at frame 0 is a text");
+        assert_eq!(keys(&[prompt(json!("a")), ("clip_skip", json!(0))]), all[0]);
+    }
+
+    #[test]
+    fn more_layers_than_there_are_cannot_be_left_out() {
+        let bundle = told();
+        let mut document = Template::default().plan(&bundle).to_json();
+        document["stages"][0]["clip_skip"] = json!(3);
+        let error = Layout::new(&plan(&document), &bundle).map(|_| ()).unwrap_err().to_string();
+        assert!(
+            error.contains("conditions.clip_skip: expected 0 to 2, the layers of the text encoder, found 3"),
+            "{error}"
+        );
+    }
+}

@@ -18,6 +18,28 @@ const START: &[&str] = &["conditions", "text_encoder", "temporal_text_encoder", 
 
 type Loaded = Mutex<Option<Arc<dyn Session>>>;
 
+/// What a network answers to those of `inputs` that it has.
+fn answers(
+    session: &dyn Session,
+    place: Place,
+    name: &str,
+    inputs: &[(&str, &Tensor)],
+) -> Result<Vec<Tensor>, CascadeError> {
+    let has = |input: &str| session.inputs().iter().any(|p| p.name == input);
+    let known: Vec<_> = inputs.iter().copied().filter(|(input, _)| has(input)).collect();
+    let fail = |e| CascadeError::Part { place, part: name.to_owned(), source: Box::new(e) };
+    session.run(&known).map_err(fail)
+}
+
+/// The answer of a network, of which every number is one.
+fn finite(answer: ArrayD<f32>, place: Place, name: &str) -> Result<ArrayD<f32>, CascadeError> {
+    if answer.iter().all(|x| x.is_finite()) {
+        Ok(answer)
+    } else {
+        Err(CascadeError::NotFinite { place, step: 0, part: name.to_owned() })
+    }
+}
+
 /// Networks by the names of their parts.
 pub(super) struct Sessions<'a> {
     dir: &'a Path,
@@ -57,21 +79,35 @@ impl<'a> Sessions<'a> {
         expected: Option<&[usize]>,
     ) -> Result<ArrayD<f32>, CascadeError> {
         let session = self.get(place, name)?;
-        let has = |input: &str| session.inputs().iter().any(|p| p.name == input);
-        let known: Vec<_> = inputs.iter().copied().filter(|(input, _)| has(input)).collect();
-        let fail = |e| CascadeError::Part { place, part: name.to_owned(), source: Box::new(e) };
-        let output = session.run(&known).map_err(fail)?.into_iter().next();
+        let output = answers(session.as_ref(), place, name, inputs)?.into_iter().next();
         let found = output.as_ref().map_or("nothing".to_owned(), Tensor::describe);
         let output = output.and_then(Tensor::into_f32).filter(|a| expected.is_none_or(|e| e == a.shape()));
         let output = output.ok_or_else(|| {
             let expected = expected.map_or("any shape".to_owned(), |e| format!("{e:?}"));
             CascadeError::Output { place, part: name.to_owned(), expected, found }
         })?;
-        if output.iter().all(|x| x.is_finite()) {
-            Ok(output)
-        } else {
-            Err(CascadeError::NotFinite { place, step: 0, part: name.to_owned() })
-        }
+        finite(output, place, name)
+    }
+
+    /// Calls a text encoder for its output of that name, `[layers, batch, length, width]` in f32, of at least `least` layers.
+    ///
+    /// # Errors
+    /// Those of [`Self::call`].
+    pub(super) fn call_for(
+        &self,
+        place: Place,
+        name: &str,
+        inputs: &[(&str, &Tensor)],
+        (output, least): (&str, usize),
+    ) -> Result<ArrayD<f32>, CascadeError> {
+        let session = self.get(place, name)?;
+        let at = session.outputs().iter().position(|port| port.name == output);
+        let answer = answers(session.as_ref(), place, name, inputs)?.into_iter().nth(at.unwrap_or(usize::MAX));
+        let found = answer.as_ref().map_or("nothing".to_owned(), Tensor::describe);
+        let answer = answer.and_then(Tensor::into_f32).filter(|a| a.ndim() == 4 && a.shape()[0] >= least);
+        let expected = || format!("an output `{output}` [at least {least} layers, batch, length, width]");
+        let wrong = || CascadeError::Output { place, part: name.to_owned(), expected: expected(), found };
+        finite(answer.ok_or_else(wrong)?, place, name)
     }
 
     fn get(&self, place: Place, name: &str) -> Result<Arc<dyn Session>, CascadeError> {

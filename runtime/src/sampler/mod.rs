@@ -3,6 +3,7 @@
 mod given;
 mod guidance;
 mod state;
+pub mod travel;
 pub mod windows;
 
 use given::{each_seen, put_back};

@@ -122,12 +122,13 @@ impl Windows {
         Tensor::F32(matrix)
     }
 
-    fn length(&self) -> usize {
+    /// Frames of a window.
+    pub fn length(&self) -> usize {
         self.frames.first().map_or(0, Vec::len)
     }
 
     /// One window of the whole clip.
-    fn whole(clip: usize) -> Self {
+    pub fn whole(clip: usize) -> Self {
         Self { clip, frames: vec![(0..clip).collect()], shares: vec![vec![1.0; clip]] }
     }
 

@@ -117,6 +117,7 @@ fn symbols(manifest: Option<&Manifest>) -> BTreeMap<String, usize> {
         ("width", width),
         ("tokens", tokens),
         ("temporal_tokens", tokens),
+        ("texts", 1),
     ];
     sizes.into_iter().map(|(name, size)| (name.to_owned(), size)).collect()
 }

@@ -2,7 +2,7 @@
 
 use vldm_graphs::bundle::{Manifest, Scheduler};
 
-use super::super::plan::{NoiseRule, Plan, PlanError, SchedulerKeys};
+use super::super::plan::{NoiseRule, Plan, PlanError, Prompt, SchedulerKeys, Start};
 use super::keyframes::Cues;
 use super::needs::{Needs, takes};
 use super::windows::Windows;
@@ -31,7 +31,8 @@ pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError
         Builder { plan, bundle, streams: vec![], stages: vec![], tables: vec![], units: vec![], long: None, latent };
     pipeline(plan)?;
     let needs = needs(plan, bundle);
-    needs.check(plan)?;
+    needs.check(plan, bundle)?;
+    travel(plan, bundle)?;
     let ((cues, none), small, fps) = match &plan.source {
         Some(source) => {
             let cues = needs.cues(plan, bundle, |_| 0)?;
@@ -69,6 +70,25 @@ fn pipeline(plan: &Plan) -> Result<(), PlanError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Texts at frames are for clips of which all frames are made at once.
+fn travel(plan: &Plan, bundle: &Manifest) -> Result<(), PlanError> {
+    let (k, c) = (&plan.keyframes, &plan.conditions);
+    let only = plan.predict.is_none() && plan.interpolate.is_empty() && plan.source.is_none();
+    let one = only && k.start == Start::Window && main_part(bundle) == "keyframes";
+    for (key, prompt) in [("conditions.prompt", &c.prompt), ("conditions.negative_prompt", &c.negative_prompt)] {
+        let Some(last) = prompt.as_ref().and_then(Prompt::travels_to) else { continue };
+        if !one {
+            let expected = "one text: several are for the frames of one clip from noise, and chunks have their own";
+            return Err(plan.error(key, expected, "several"));
+        }
+        if last >= k.frames {
+            let expected = format!("a frame from 0 to {}, as `keyframes` makes {}", k.frames - 1, k.frames);
+            return Err(plan.error(&format!("{key}.{last}"), expected, last.to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// What the networks of the plan want to be shown.

@@ -19,6 +19,9 @@ fn weighting(w: Weighting) -> windows::Weighting {
     }
 }
 
+/// The part that sees windows inside a clip, and texts at frames of it.
+pub(crate) const LONG: &str = "keyframes_long";
+
 /// The key frames that the look of the chunk at `at` is kept near to: those of the first unit that showed the same.
 /// None for that unit itself.
 fn anchor(cues: &BTreeMap<usize, Cue>, at: usize, window: usize, fresh: usize) -> Range<usize> {
@@ -104,7 +107,13 @@ impl Builder<'_> {
                 format!("at most {most}, the frames that the network takes at once; for longer clips see `context`");
             return Err(plan.error(&format!("keyframes.{key}"), expected, found.to_string()));
         }
-        Ok(if k.freenoise.is_some() { "keyframes_long" } else { "keyframes" })
+        Ok(if k.freenoise.is_some() || self.travels() { LONG } else { "keyframes" })
+    }
+
+    /// Is anything said at some frames alone?
+    fn travels(&self) -> bool {
+        let c = &self.plan.conditions;
+        [&c.prompt, &c.negative_prompt].into_iter().flatten().any(|prompt| prompt.travels_to().is_some())
     }
 
     /// The windows of a long clip, of which every step may have its own.
@@ -181,9 +190,14 @@ impl Builder<'_> {
         let frames = window + predict.map_or(0, |p| p.chunks.len() * fresh);
         let context: &[&str] = &["context_latents", "context_mask"];
         let starts = k.start != Start::Window;
-        let inputs: &[&str] = if starts || predict.is_some() { context } else { &[] };
         let network = self.network()?;
-        let part = self.part("keyframes", network, inputs)?;
+        let inputs: &[&str] = match network {
+            LONG => &["text_weights"],
+            _ if starts || predict.is_some() => context,
+            _ => &[],
+        };
+        let key = if self.travels() { "conditions.prompt" } else { "keyframes" };
+        let part = self.part(key, network, inputs)?;
         self.tokens(network, needs)?;
         let cues = needs.cues(plan, self.bundle, |i| window + i * fresh)?;
 

@@ -18,7 +18,8 @@ use serde::{Serialize, Serializer};
 use vldm_graphs::bundle::Manifest;
 
 pub(crate) use self::build::main_part;
-pub(crate) use self::needs::{Cue, Needs};
+pub(crate) use self::keyframes::LONG;
+pub(crate) use self::needs::{Cue, EARLIER_STATES, Needs};
 use super::plan::{Plan, PlanError};
 use crate::sampler::windows::Windows;
 use crate::scheduler::Table;

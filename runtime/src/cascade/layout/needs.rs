@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use vldm_graphs::bundle::{Manifest, Part, PortDim};
 
-use super::super::plan::{Chunk, Plan, PlanError};
+use super::super::plan::{Chunk, Plan, PlanError, Prompt};
+
+/// The output of a text encoder with the states before each of its layers, `[layers, batch, length, width]`.
+pub(crate) const EARLIER_STATES: &str = "earlier_hidden_states";
 
 /// What a stretch of the video shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Cue {
     /// One class for each label of the bundle, −1 for "not given".
     pub(crate) labels: Vec<i64>,
-    /// What the prompt says; empty where the bundle has no text encoder.
-    pub(crate) prompt: String,
+    /// What the prompt says from which frame on; nothing where the bundle has no text encoder.
+    pub(crate) prompts: BTreeMap<usize, String>,
     /// What temporal layers are told.
     pub(crate) temporal_prompt: String,
 }
@@ -94,7 +97,7 @@ impl Needs {
     ///
     /// # Errors
     /// [`PlanError::Value`].
-    pub(super) fn check(self, plan: &Plan) -> Result<(), PlanError> {
+    pub(super) fn check(self, plan: &Plan, bundle: &Manifest) -> Result<(), PlanError> {
         let c = &plan.conditions;
         let chunks = plan.predict.iter().flat_map(|p| &p.chunks).enumerate();
         let unknown = |has: bool, given: bool, key: &str, what: &str| {
@@ -121,6 +124,7 @@ impl Needs {
         unknown(self.added_time_ids, c.motion_bucket_id.is_some(), "conditions.motion_bucket_id", ids)?;
         let noise = self.added_time_ids || self.picture_latents;
         unknown(noise, c.noise_aug_strength.is_some(), "conditions.noise_aug_strength", ids)?;
+        self.skip(plan, bundle)?;
         if self.text && c.prompt.is_none() && !self.labels {
             return Err(plan.error("conditions.prompt", "a text that says what to show", "nothing"));
         }
@@ -129,6 +133,26 @@ impl Needs {
             return Err(plan.error("conditions.image", expected, "nothing"));
         }
         Ok(())
+    }
+
+    /// As many layers must be left that a state is there.
+    fn skip(self, plan: &Plan, bundle: &Manifest) -> Result<(), PlanError> {
+        let skip = plan.conditions.clip_skip;
+        let outputs = bundle.parts.get("text_encoder").filter(|_| self.text).map(|part| &part.outputs);
+        let earlier = outputs.into_iter().flatten().find(|port| port.name == EARLIER_STATES);
+        let layers = match earlier.and_then(|port| port.shape.first()) {
+            Some(PortDim::Fixed(layers)) => *layers as usize,
+            _ => 0,
+        };
+        if skip <= layers {
+            return Ok(());
+        }
+        let expected = match (self.text, layers) {
+            (false, _) => "0, for the bundle has no text encoder".to_owned(),
+            (true, 0) => "0, for the bundle has the last state of its text encoder alone: export it again".to_owned(),
+            _ => format!("0 to {layers}, the layers of the text encoder"),
+        };
+        Err(plan.error("conditions.clip_skip", expected, skip.to_string()))
     }
 
     /// First key frame → what is shown from there on, and what is shown where nothing is given. `at(i)` is the first
@@ -143,16 +167,19 @@ impl Needs {
         at: impl Fn(usize) -> usize,
     ) -> Result<(BTreeMap<usize, Cue>, Cue), PlanError> {
         let c = &plan.conditions;
-        let negative = c.negative_prompt.clone().unwrap_or_default();
+        let empty = || Prompt::from(String::new());
+        let negative = c.negative_prompt.clone().unwrap_or_else(empty).texts();
         let none = Cue {
             labels: vec![-1; if self.labels { bundle.cascade.labels.len() } else { 0 }],
-            temporal_prompt: if self.temporal_text { negative.clone() } else { String::new() },
-            prompt: negative,
+            temporal_prompt: if self.temporal_text { negative[&0].clone() } else { String::new() },
+            prompts: negative,
         };
         let mut cue = none.clone();
-        let start =
-            Chunk { labels: c.labels.clone(), prompt: c.prompt.clone(), temporal_prompt: c.temporal_prompt.clone() };
+        let texts = c.prompt.as_ref().map(Prompt::texts);
+        let first = texts.as_ref().map(|texts| texts[&0].clone());
+        let start = Chunk { labels: c.labels.clone(), prompt: first, temporal_prompt: c.temporal_prompt.clone() };
         self.change(plan, bundle, "conditions", &start, &mut cue)?;
+        cue.prompts = texts.unwrap_or(cue.prompts);
         let mut cues = BTreeMap::from([(0, cue.clone())]);
         for (i, chunk) in plan.predict.iter().flat_map(|p| &p.chunks).enumerate() {
             self.change(plan, bundle, &format!("predict.chunks[{i}]"), chunk, &mut cue)?;
@@ -166,9 +193,9 @@ impl Needs {
     fn change(self, plan: &Plan, bundle: &Manifest, key: &str, chunk: &Chunk, cue: &mut Cue) -> Result<(), PlanError> {
         relabel(plan, bundle, key, chunk, cue)?;
         // Temporal layers follow the prompt until they are told something of their own.
-        let follows = self.temporal_text && cue.temporal_prompt == cue.prompt;
+        let follows = self.temporal_text && cue.prompts.get(&0) == Some(&cue.temporal_prompt);
         if let Some(prompt) = &chunk.prompt {
-            cue.prompt.clone_from(prompt);
+            cue.prompts = BTreeMap::from([(0, prompt.clone())]);
             if follows {
                 cue.temporal_prompt.clone_from(prompt);
             }

@@ -13,7 +13,7 @@ pub(super) fn set(document: &mut Value, key: &str, new: &Value) -> Result<(), St
     let parts = match parts.as_slice() {
         ["stages"] => return Err("name a stage and a setting, such as keyframes.steps".to_owned()),
         ["stages", rest @ ..] => rest.to_vec(),
-        ["labels", ..] | ["prompt"] => [&["conditions"], parts.as_slice()].concat(),
+        ["labels" | "prompt", ..] => [&["conditions"], parts.as_slice()].concat(),
         _ => parts,
     };
     let Value::Object(plan) = document else { return Err("the plan is no object".to_owned()) };
@@ -96,6 +96,8 @@ mod tests {
             ("stages.keyframes.steps", "4"),
             ("labels.night", "1"),
             ("prompt", "a cat = no dog"),
+            ("conditions.negative_prompt", "{\"0\": \"rain\"}"),
+            ("conditions.negative_prompt.12", "fog"),
             ("keyframes.scheduler.type", "UniPC"),
             ("predict.chunks[1].labels.night", "null"),
             ("interpolate.steps", "6"),
@@ -107,7 +109,9 @@ mod tests {
         let plan = f.plan().unwrap();
         assert_eq!((plan.seed, plan.keyframes.steps), (3, 4));
         assert_eq!(plan.conditions.labels["night"], Some(1));
-        assert_eq!(plan.conditions.prompt.as_deref(), Some("a cat = no dog"));
+        assert_eq!(plan.conditions.prompt, Some("a cat = no dog".to_owned().into()));
+        let said = plan.conditions.negative_prompt.unwrap().texts();
+        assert_eq!((said[&0].as_str(), said[&12].as_str()), ("rain", "fog"));
         assert_eq!(plan.keyframes.scheduler["type"], "UniPC");
         assert_eq!(plan.predict.unwrap().chunks[1].labels["night"], None);
         assert_eq!((plan.interpolate[0].steps, plan.interpolate[1].steps), (6, 5));

@@ -5,6 +5,7 @@
 
 mod edit;
 mod parse;
+mod prompt;
 mod read;
 #[cfg(test)]
 mod schema;
@@ -13,6 +14,7 @@ mod template;
 
 use std::path::{Path, PathBuf};
 
+pub use prompt::Prompt;
 pub use read::PlanFile;
 use serde::Serialize;
 use serde_json::{Map, Value, json};

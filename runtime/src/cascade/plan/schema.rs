@@ -20,7 +20,8 @@ fn read(document: &Value) -> Plan {
 /// Every key of every stage that makes frames; what is not written is at its default.
 fn full() -> Value {
     let text = json!({"prompt": "a", "temporal_prompt": "b", "labels": {"a": 1}});
-    let conditions = json!({"op": "conditions", "negative_prompt": "c", "weighting": true, "image": {"file": "a.png"},
+    let conditions = json!({"op": "conditions", "negative_prompt": "c", "weighting": true, "clip_skip": 1,
+        "image": {"file": "a.png"},
         "fps": 7, "motion_bucket_id": 127, "noise_aug_strength": 0.02});
     let both = |a: Value, b: &Value| {
         let mut map = a.as_object().unwrap().clone();
@@ -128,8 +129,20 @@ fn the_schema_has_the_ranges_of_the_code() {
 #[test]
 fn the_documentation_names_every_stage_and_setting_and_its_example_is_a_plan() {
     let text = std::fs::read_to_string(folder("docs/plan.md")).unwrap();
-    let example = text.split("```json").nth(1).and_then(|t| t.split("```").next()).unwrap();
-    PlanFile::parse(example.as_bytes(), "plan.md", PathBuf::new()).unwrap().plan().unwrap();
+    let blocks = text.split("```json").skip(1).map(|t| t.split("```").next().unwrap());
+    let mut plans = 0;
+    for block in blocks {
+        // A block is a plan, or a stage of one.
+        let value: Value = serde_json::from_str(block).unwrap_or_else(|e| panic!("{e}: {block}"));
+        let document = match value["op"].as_str() {
+            None => value,
+            Some("keyframes") => json!({"version": 1, "stages": [value, {"op": "decode"}]}),
+            Some(_) => json!({"version": 1, "stages": [value, {"op": "keyframes"}, {"op": "decode"}]}),
+        };
+        PlanFile::parse(document.to_string().as_bytes(), "plan.md", PathBuf::new()).unwrap().plan().unwrap();
+        plans += 1;
+    }
+    assert!(plans >= 3, "{plans}");
     let windows = [json!(Context::default()), json!(FreeNoise::default())];
     let settings = written().1.into_values().flat_map(|stage| stage.into_iter().map(|(key, _)| key));
     for key in settings.chain(windows.iter().flat_map(keys)) {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use super::Prompt;
+
 /// Label name → class; `None` is "not given".
 pub type Labels = BTreeMap<String, Option<u64>>;
 
@@ -27,16 +29,19 @@ pub struct Conditions {
     pub labels: Labels,
     /// What the video shows, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<String>,
+    pub prompt: Option<Prompt>,
     /// What guidance leads away from; the empty text when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub negative_prompt: Option<String>,
+    pub negative_prompt: Option<Prompt>,
     /// What temporal layers with a text encoder of their own are told; the prompt when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temporal_prompt: Option<String>,
     /// Whether `(words:1.3)` and `[words]` in prompts weigh words.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub weighting: bool,
+    /// Last layers of the text encoder that are left out for prompts, not for negative ones.
+    #[serde(skip_serializing_if = "is_default")]
+    pub clip_skip: usize,
     /// The picture that the video sets in motion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<File>,

@@ -7,7 +7,7 @@ use vldm_graphs::bundle::{Cascade, Manifest, Sampling};
 use super::super::layout::{Needs, main_part};
 use super::{
     Chunk, Conditions, ContextReplace, Decode, File, Interpolate, Keyframes, Labels, MAX_PASSES, MOTION_BUCKET,
-    NOISE_AUGMENTATION, NoiseRule, Plan, Predict, Upsample, Video, Weight,
+    NOISE_AUGMENTATION, NoiseRule, Plan, Predict, Prompt, Upsample, Video, Weight,
 };
 
 /// What stands for a prompt until there is one.
@@ -75,8 +75,8 @@ impl Template {
         let text = |text: &str| needs.text.then(|| text.to_owned());
         Conditions {
             labels: labels.map(|l| (l.name.clone(), Some((l.classes - 1) / 2))).collect(),
-            prompt: self.prompt.clone().or_else(|| text(PROMPT)),
-            negative_prompt: text(""),
+            prompt: self.prompt.clone().or_else(|| text(PROMPT)).map(Prompt::Text),
+            negative_prompt: text("").map(Prompt::Text),
             fps: (needs.added_time_ids || needs.fps).then(|| told_fps(&bundle.cascade)),
             motion_bucket_id: needs.added_time_ids.then_some(MOTION_BUCKET),
             noise_aug_strength: needs.picture_latents.then_some(NOISE_AUGMENTATION),

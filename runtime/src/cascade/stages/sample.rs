@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ndarray::{Array3, ArrayD, Axis, IxDyn, Zip, concatenate};
 
 use super::super::error::{CascadeError, Place};
-use super::super::layout::{Cue, LongClip};
+use super::super::layout::{Cue, LONG, LongClip};
 use super::super::plan::{MOTION_BUCKET, NOISE_AUGMENTATION};
 use super::super::store::Frame;
 use super::{Stages, clip, one, one_i64, sample_error, stack};
 use crate::noise::{Draws, NoiseRule, Pipeline, Source, TorchRng};
-use crate::sampler::windows::shuffle;
-use crate::sampler::{Branch, Control, Guidance, Replace, Snapshot, Window, denoise};
+use crate::sampler::windows::{Windows, shuffle};
+use crate::sampler::{Branch, Control, Guidance, Replace, Snapshot, Window, denoise, travel};
 use crate::scheduler::Table;
 use crate::tensor::Tensor;
 
@@ -87,13 +87,16 @@ impl Stages<'_> {
         let fixed = self.fixed_inputs(job);
         let control = Counted { control, steps: AtomicUsize::new(0) };
         let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
-            let answer = |x: &ArrayD<f32>| self.answer(place, job, (&given, &fixed), branch, x, t);
+            let answer = |x: &ArrayD<f32>, frames: &[usize]| {
+                let told = self.told(job, branch, shape[1], frames);
+                self.answer(place, job, (&given, &fixed, &told), branch, (x, t))
+            };
             match job.long {
                 Some(LongClip::Context(windows)) => {
                     let step = control.steps.load(Ordering::Relaxed);
                     averaged(x, &windows[step % windows.len().max(1)], answer)
                 }
-                _ => answer(x),
+                _ => answer(x, &(0..shape[1]).collect::<Vec<_>>()),
             }
         };
         let draws = self.noise(job.source, place.unit as u64, &shape);
@@ -124,10 +127,9 @@ impl Stages<'_> {
         &self,
         place: Place,
         job: &Job,
-        (given, fixed): (&Given, &[(&'static str, Tensor)]),
+        (given, fixed, told): (&Given, &[(&'static str, Tensor)], &Tensor),
         branch: Branch,
-        x: &ArrayD<f32>,
-        t: f64,
+        (x, t): (&ArrayD<f32>, f64),
     ) -> Result<ArrayD<f32>, CascadeError> {
         let shown = self.tokens.of(job.cue, branch.labels);
         let sample = Tensor::F32(match &job.picture {
@@ -142,6 +144,7 @@ impl Stages<'_> {
             ("temporal_encoder_hidden_states", shown.temporal.as_ref().unwrap_or(&shown.spatial)),
             ("context_latents", &given.context[seen]),
             ("context_mask", &given.masks[seen]),
+            ("text_weights", told),
         ];
         inputs.extend(fixed.iter().map(|(name, tensor)| (*name, tensor)));
         self.sessions.call(place, job.part, &inputs, Some(x.shape()))
@@ -167,11 +170,22 @@ impl Stages<'_> {
             let ids = ArrayD::from_shape_vec(IxDyn(&[1, 3]), ids).expect("three numbers");
             inputs.push(("added_time_ids", Tensor::F32(ids)));
         }
-        if let Some(LongClip::FreeNoise(windows)) = job.long {
+        let within = match job.long {
+            Some(LongClip::FreeNoise(windows)) => Some(windows.clone()),
+            Some(LongClip::Context(windows)) => windows.first().map(|w| Windows::whole(w.length())),
+            None => Some(Windows::whole(job.frames.len())),
+        };
+        if let Some(windows) = within.filter(|_| job.part == LONG) {
             inputs.push(("window_frames", windows.indices()));
             inputs.push(("window_weights", windows.merge_matrix()));
         }
         inputs
+    }
+
+    /// How much some of a clip's frames see of each text, `[frames, texts]`.
+    fn told(&self, job: &Job, branch: Branch, clip: usize, frames: &[usize]) -> Tensor {
+        let said = &self.tokens.of(job.cue, branch.labels).said;
+        Tensor::F32(travel::shares(said, clip).select(Axis(0), frames))
     }
 
     /// Lengths of the permutations by which a long clip's noise repeats.
@@ -227,12 +241,12 @@ fn beside(x: &ArrayD<f32>, picture: &Frame, given: bool) -> ArrayD<f32> {
 /// The answers for each window of a clip, averaged.
 fn averaged(
     x: &ArrayD<f32>,
-    windows: &crate::sampler::windows::Windows,
-    answer: impl Fn(&ArrayD<f32>) -> Result<ArrayD<f32>, CascadeError>,
+    windows: &Windows,
+    answer: impl Fn(&ArrayD<f32>, &[usize]) -> Result<ArrayD<f32>, CascadeError>,
 ) -> Result<ArrayD<f32>, CascadeError> {
     let mut sum = ArrayD::zeros(x.raw_dim());
     for (frames, shares) in windows.frames().iter().zip(windows.shares()) {
-        let part = answer(&x.select(Axis(1), frames))?;
+        let part = answer(&x.select(Axis(1), frames), frames)?;
         for (i, (&frame, &share)) in frames.iter().zip(shares).enumerate() {
             let into = sum.index_axis_mut(Axis(1), frame);
             Zip::from(into).and(part.index_axis(Axis(1), i)).for_each(|sum: &mut f32, x| *sum += share * x);

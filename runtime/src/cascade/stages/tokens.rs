@@ -7,7 +7,7 @@ use ndarray::{ArrayD, Axis, IxDyn, concatenate};
 use vldm_graphs::bundle::Text;
 
 use super::super::error::{CascadeError, Place};
-use super::super::layout::{Cue, Kind, Layout};
+use super::super::layout::{Cue, EARLIER_STATES, Kind, LONG, Layout};
 use super::super::plan::Plan;
 use super::super::sessions::Sessions;
 use crate::image::{RgbImage, clip_pixels};
@@ -20,8 +20,10 @@ const ENCODERS: &[&str] = &["conditions", "text_encoder", "temporal_text_encoder
 /// Tokens `[1, length, width]` of one cue.
 #[derive(Clone)]
 pub(super) struct Shown {
-    /// For spatial layers.
+    /// For spatial layers; `[1, texts, length, width]` for a part that sees several.
     pub(super) spatial: Tensor,
+    /// Frames at which the texts are said.
+    pub(super) said: Vec<usize>,
     /// For temporal layers that have a text encoder of their own.
     pub(super) temporal: Option<Tensor>,
 }
@@ -91,7 +93,8 @@ impl<'a> Encoder<'a> {
             picture: None,
         };
         for cue in layout.cues.values().chain([&layout.none]) {
-            for (tokenizer, prompt) in [(&encoder.text, &cue.prompt), (&encoder.temporal, &cue.temporal_prompt)] {
+            let texts = cue.prompts.values().map(|prompt| (&encoder.text, prompt));
+            for (tokenizer, prompt) in texts.chain([(&encoder.temporal, &cue.temporal_prompt)]) {
                 if let Some(tokenizer) = tokenizer.as_ref().filter(|_| plan.conditions.weighting) {
                     encoder.chunks = encoder.chunks.max(tokenizer.chunks(prompt)?.ids.len());
                 }
@@ -113,30 +116,52 @@ impl<'a> Encoder<'a> {
         }
         // Not given is zeros. Source: diffusers `StableVideoDiffusionPipeline._encode_image`.
         others.extend(self.picture.iter().map(|p| if given { p.clone() } else { ArrayD::zeros(p.raw_dim()) }));
-        let with = |part, tokenizer: &Option<Tokenizer>, key: &str, prompt: &str| {
-            let text = tokenizer.as_ref().map(|tokenizer| self.prompt(part, tokenizer, key, prompt)).transpose()?;
+        let with = |part, tokenizer: &Option<Tokenizer>, key: &str, prompt: &str| -> Result<ArrayD<f32>, _> {
+            // Layers are left out for what is asked for alone. Source: diffusers `encode_prompt`.
+            let skip = if given && part == "text_encoder" { self.plan.conditions.clip_skip } else { 0 };
+            let text =
+                tokenizer.as_ref().map(|tokenizer| self.prompt(part, tokenizer, key, prompt, skip)).transpose()?;
             let all: Vec<_> = text.iter().chain(&others).map(|tokens| tokens.view()).collect();
             if all.is_empty() {
                 // A network that is shown nothing has no such input.
-                return Ok(Tensor::zeros(&[1, 0, 0]));
+                return Ok(ArrayD::zeros(vec![1, 0, 0]));
             }
-            concatenate(Axis(1), &all).map(Tensor::F32).map_err(|_| CascadeError::Output {
+            concatenate(Axis(1), &all).map_err(|_| CascadeError::Output {
                 place: self.place,
                 part: part.to_owned(),
                 expected: format!("{:?}", others.first().map_or(&[][..], |o| o.shape())),
                 found: format!("{:?}", text.as_ref().map_or(&[][..], |t| t.shape())),
             })
         };
-        let spatial = with("text_encoder", &self.text, "prompt", &cue.prompt)?;
+        let texts = cue.prompts.values().map(|prompt| with("text_encoder", &self.text, "prompt", prompt));
+        let mut texts = texts.collect::<Result<Vec<_>, CascadeError>>()?;
+        let spatial = if self.layout.stages.iter().any(|stage| stage.part == Some(LONG)) {
+            let texts: Vec<_> = texts.iter().map(|text| text.view().insert_axis(Axis(1))).collect();
+            concatenate(Axis(1), &texts).map_err(|_| CascadeError::Output {
+                place: self.place,
+                part: "text_encoder".to_owned(),
+                expected: "as many tokens for every text".to_owned(),
+                found: format!("{:?} first", texts.first().map_or(&[][..], |text| text.shape())),
+            })?
+        } else {
+            texts.swap_remove(0)
+        };
         let temporal = match &self.temporal {
             None => None,
-            own => Some(with("temporal_text_encoder", own, "temporal_prompt", &cue.temporal_prompt)?),
+            own => Some(Tensor::F32(with("temporal_text_encoder", own, "temporal_prompt", &cue.temporal_prompt)?)),
         };
-        Ok(Shown { spatial, temporal })
+        Ok(Shown { spatial: Tensor::F32(spatial), said: cue.prompts.keys().copied().collect(), temporal })
     }
 
-    /// The tokens of a prompt, `[1, chunks · length, width]`.
-    fn prompt(&self, part: &str, tokenizer: &Tokenizer, key: &str, prompt: &str) -> Result<ArrayD<f32>, CascadeError> {
+    /// The tokens of a prompt, `[1, chunks · length, width]`, without the last `skip` layers.
+    fn prompt(
+        &self,
+        part: &str,
+        tokenizer: &Tokenizer,
+        key: &str,
+        prompt: &str,
+        skip: usize,
+    ) -> Result<ArrayD<f32>, CascadeError> {
         let mut prompt = if self.plan.conditions.weighting {
             tokenizer.chunks(prompt)?
         } else {
@@ -144,7 +169,15 @@ impl<'a> Encoder<'a> {
         };
         tokenizer.pad(&mut prompt, self.chunks);
         let ids = prompt.input_ids();
-        let hidden = self.sessions.call(self.place, part, &[("input_ids", &ids)], None)?;
+        let hidden = if skip == 0 {
+            self.sessions.call(self.place, part, &[("input_ids", &ids)], None)?
+        } else {
+            // The last of them is the state before the last layer. Source: diffusers `encode_prompt`.
+            let wanted = (EARLIER_STATES, skip);
+            let earlier = self.sessions.call_for(self.place, part, &[("input_ids", &ids)], wanted)?;
+            let layers = earlier.shape()[0];
+            earlier.index_axis_move(Axis(0), layers - skip)
+        };
         match prompt.embed(Tensor::F32(hidden))? {
             Tensor::F32(tokens) => Ok(tokens),
             other => Err(CascadeError::Output {

@@ -116,6 +116,12 @@ pub(crate) fn network(
         "image" | "keyframes" | "keyframes_long" | "interpolate" => {
             let mut x = f32("sample").unwrap();
             let mut tokens = f32("encoder_hidden_states").unwrap().sum();
+            if let Some(shares) = f32("text_weights") {
+                let texts = f32("encoder_hidden_states").unwrap();
+                assert_eq!((texts.shape()[1], x.shape()[1]), (shares.shape()[1], shares.shape()[0]));
+                let seen = |i: usize| texts.index_axis(NdAxis(1), i).sum() * shares.index_axis(NdAxis(1), i).sum();
+                tokens = (0..shares.shape()[1]).map(seen).sum::<f32>() / x.shape()[1] as f32;
+            }
             if let Some(ids) = f32("added_time_ids") {
                 // Latents, and those of the picture beside them.
                 let half = x.shape()[2] / 2;

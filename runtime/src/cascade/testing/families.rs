@@ -27,7 +27,7 @@ fn text() -> Text {
 /// Clips of 4 frames from a prompt; up to 4 at once, longer ones in windows.
 pub(crate) fn text_to_video() -> Manifest {
     let unet = || vec!["sample", "timestep", "encoder_hidden_states"];
-    let long = [unet(), vec!["window_frames", "window_weights"]].concat();
+    let long = [unet(), vec!["window_frames", "window_weights", "text_weights"]].concat();
     let mut manifest = with(vec![
         ("keyframes", unet()),
         ("keyframes_long", long),

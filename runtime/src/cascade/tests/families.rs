@@ -105,6 +105,8 @@ fn every_condition_and_setting_changes_the_video() {
             vec![
                 ("prompt", json!("a fox in the snow")),
                 ("conditions.negative_prompt", json!("rain")),
+                ("prompt", json!({"0": "a fox in the snow", "3": "a wolf"})),
+                ("conditions.negative_prompt", json!({"0": "rain", "2": "fog"})),
                 ("keyframes.scheduler.type", json!("lcm")),
                 ("noise", json!("torch")),
                 ("noise", json!("diffusers")),
@@ -169,6 +171,51 @@ fn a_network_of_whole_clips_fills_windows_of_key_frames_that_share_one() {
     let (report, frames) = made(&document, &bundle, dir.path(), 2).unwrap();
     assert_eq!(frames.len(), 21);
     assert_eq!(report.evaluations, layout.stages.iter().map(|s| s.evaluations).sum::<usize>());
+}
+
+#[test]
+fn texts_at_frames_and_layers_left_out_are_refused_where_they_cannot_be() {
+    let (text, image, picture) = (families::text_to_video(), families::text_to_image(), families::image_to_video());
+    let mut short = families::text_to_video();
+    short.parts.remove("keyframes_long");
+    let mut old = families::text_to_video();
+    old.parts.get_mut("keyframes_long").unwrap().inputs.retain(|port| port.name != "text_weights");
+    for (bundle, key, value, expected) in [
+        (
+            &text,
+            "conditions.clip_skip",
+            json!(1),
+            "conditions.clip_skip: expected 0, for the bundle has the last state",
+        ),
+        (
+            &picture,
+            "conditions.clip_skip",
+            json!(1),
+            "conditions.clip_skip: expected 0, for the bundle has no text encoder",
+        ),
+        (
+            &text,
+            "prompt",
+            json!({"0": "a", "4": "b"}),
+            "conditions.prompt.4: expected a frame from 0 to 3, as `keyframes` makes 4, found 4",
+        ),
+        (&image, "prompt", json!({"0": "a", "1": "b"}), "conditions.prompt: expected one text"),
+        (
+            &short,
+            "prompt",
+            json!({"0": "a", "1": "b"}),
+            "conditions.prompt: expected a bundle with the part `keyframes_long`",
+        ),
+        (
+            &old,
+            "prompt",
+            json!({"0": "a", "1": "b"}),
+            "conditions.prompt: expected a part `keyframes_long` with the input `text_weights`",
+        ),
+    ] {
+        let message = refused(bundle, key, &value);
+        assert!(message.contains(expected), "{message}");
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Denoise {
                 let f32 = |name: &str| {
                     Some(match name {
                         "sample" => x.clone(),
-                        "added_time_ids" | "fps" => return None,
+                        "added_time_ids" | "fps" | "text_weights" => return None,
                         "timestep" => ArrayD::from_elem(IxDyn(&[1]), s.t as f32),
                         "context_latents" => {
                             if full {

@@ -1,5 +1,6 @@
 //! The settings of each stage: keys, ranges, defaults.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
@@ -7,7 +8,7 @@ use serde_json::{Map, Value};
 use super::super::read::Object;
 use super::super::{
     Chunk, Conditions, Context, ContextReplace, Decode, File, FreeNoise, Interpolate, Keyframes, Labels, PlanError,
-    Predict, SchedulerKeys, Start, Upsample, Video, Weight, Weighting,
+    Predict, Prompt, SchedulerKeys, Start, Upsample, Video, Weight, Weighting,
 };
 use crate::video::KINDS;
 
@@ -20,6 +21,8 @@ const MAX_CLIP: u64 = 1024;
 /// Dilations of windows; more reach beyond any clip.
 const MAX_DILATIONS: u64 = 10;
 const MAX_CHUNKS: usize = 100_000;
+/// Layers of a text encoder; how many there are, the bundle knows.
+const MAX_SKIP: u64 = 64;
 /// Bytes of a prompt.
 const MAX_PROMPT: usize = 1 << 16;
 
@@ -44,13 +47,34 @@ fn text(o: &mut Object, key: &'static str) -> Result<Option<String>, PlanError> 
     text.map(|s| Some(s.to_owned())).ok_or_else(|| o.error(key, expected(), Some(value)))
 }
 
+/// A text, or an object of frames and texts.
+fn prompt(o: &mut Object, key: &'static str) -> Result<Option<Prompt>, PlanError> {
+    let Some(value @ Value::Object(texts)) = o.value(key) else { return Ok(text(o, key)?.map(Prompt::Text)) };
+    let inner = Object::new(o.file(), &o.path(key), value)?;
+    let one = |(frame, value): (&String, &Value)| {
+        let number = frame.parse::<usize>().ok().filter(|&n| n < MAX_CLIP as usize && n.to_string() == *frame);
+        let frames =
+            || format!("frames from 0 to {}, such as {{\"0\": \"a meadow\", \"12\": \"a lake\"}}", MAX_CLIP - 1);
+        let number = number.ok_or_else(|| o.error(key, frames(), Some(&frame.as_str().into())))?;
+        let text = value.as_str().filter(|s| s.len() <= MAX_PROMPT && !s.contains('\0'));
+        let expected = || format!("a text of at most {MAX_PROMPT} bytes");
+        text.map(|text| (number, text.to_owned())).ok_or_else(|| inner.error(frame, expected(), Some(value)))
+    };
+    let texts: BTreeMap<_, _> = texts.iter().map(one).collect::<Result<_, _>>()?;
+    if texts.contains_key(&0) {
+        return Ok(Some(Prompt::Travel(texts)));
+    }
+    Err(o.error(key, "a text for frame 0, where the clip begins", Some(value)))
+}
+
 pub(super) fn conditions(o: &mut Object) -> Result<Conditions, PlanError> {
     Ok(Conditions {
         labels: labels(o)?,
-        prompt: text(o, "prompt")?,
-        negative_prompt: text(o, "negative_prompt")?,
+        prompt: prompt(o, "prompt")?,
+        negative_prompt: prompt(o, "negative_prompt")?,
         temporal_prompt: text(o, "temporal_prompt")?,
         weighting: o.flag("weighting", false)?,
+        clip_skip: o.size("clip_skip", 0..=MAX_SKIP, 0)?,
         image: o.value("image").map(|value| file(o, "image", value, "the path of a PNG picture")).transpose()?,
         fps: optional(o, "fps", |o| o.number("fps", 1.0..=240.0, 0.0))?,
         motion_bucket_id: optional(o, "motion_bucket_id", |o| o.whole("motion_bucket_id", 0..=1023, 0))?,

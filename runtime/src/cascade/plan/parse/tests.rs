@@ -72,6 +72,8 @@ fn plans_of_every_family_survive_being_written_and_read() {
         json!([{"op": "conditions", "prompt": "a"}, {"op": "keyframes", "scheduler": {"type": "LCM"}},
             {"op": "predict", "chunks": [{"prompt": "b", "temporal_prompt": "c"}], "scheduler": {"type": "LCM"}},
             {"op": "interpolate", "scheduler": {"type": "DDIM"}}, {"op": "decode"}]),
+        json!([{"op": "conditions", "prompt": {"0": "a", "15": "b"}, "negative_prompt": {"0": ""}, "clip_skip": 2},
+            {"op": "keyframes"}, {"op": "decode"}]),
         json!([{"op": "conditions", "prompt": "a"}, {"op": "source", "file": "small.png"},
             {"op": "upsample", "guidance": 9, "scheduler": {"type": "DDIM"}}]),
     ] {
@@ -141,6 +143,19 @@ fn values_out_of_range_name_key_range_and_finding() {
             "conditions.prompt: expected a text of at most 65536 bytes, found 7",
         ),
         (json!({"op": "conditions", "prompt": "a\0b"}), "conditions.prompt: expected a text"),
+        (json!({"op": "conditions", "prompt": {"8": "a"}}), "conditions.prompt: expected a text for frame 0"),
+        (json!({"op": "conditions", "prompt": {}}), "conditions.prompt: expected a text for frame 0"),
+        (
+            json!({"op": "conditions", "prompt": {"0": "a", "07": "b"}}),
+            "conditions.prompt: expected frames from 0 to 1023",
+        ),
+        (
+            json!({"op": "conditions", "prompt": {"0": "a", "-1": "b"}}),
+            "conditions.prompt: expected frames from 0 to 1023",
+        ),
+        (json!({"op": "conditions", "prompt": {"0": "a", "9": 7}}), "conditions.prompt.9: expected a text"),
+        (json!({"op": "conditions", "temporal_prompt": {"0": "a"}}), "conditions.temporal_prompt: expected a text"),
+        (json!({"op": "conditions", "clip_skip": 65}), "conditions.clip_skip: expected a whole number from 0 to 64"),
         (json!({"op": "conditions", "image": "a.png"}), "conditions.image: expected an object, found \"a.png\""),
         (json!({"op": "conditions", "image": {}}), "conditions.image.file: expected the path of a PNG picture"),
         (json!({"op": "conditions", "fps": 0}), "conditions.fps: expected a number from 1 to 240, found 0"),
