@@ -100,7 +100,7 @@ fn python_agrees_on(set: &str) {
 
 /// Sets that a test below names.
 const CHECKED: [&[&str]; 7] = [
-    &["demo", "tiny"],
+    &["demo", "tiny", "grafted"],
     &["sd1", "sd2", "ldm1", "ldm2"],
     &["x4", "x4-video"],
     &["animatediff", "animatediff-adapter"],
@@ -120,7 +120,7 @@ fn every_family_has_a_set_that_python_checks() {
 }
 
 #[test]
-fn python_accepts_and_runs_the_tiny_cascade_and_the_demo() {
+fn python_accepts_and_runs_the_tiny_cascade_the_demo_and_the_graft() {
     CHECKED[0].iter().for_each(|set| python_agrees_on(set));
 }
 
@@ -142,11 +142,6 @@ fn python_accepts_and_runs_animatediff() {
 #[test]
 fn python_accepts_and_runs_lavie_and_videocrafter() {
     CHECKED[4].iter().for_each(|set| python_agrees_on(set));
-}
-
-#[test]
-fn python_accepts_and_runs_layers_of_stable_video_diffusion_on_an_image_network() {
-    python_agrees_on("grafted");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::parity::engines;
 /// Parts of every kind; no names are all of a set's. `docs/tensorrt.md` has the command for all parts of all families.
 const KINDS: &[(&str, &[&str])] = &[
     ("tiny", &[]),
+    ("grafted", &["interpolate"]),
     ("svd-short", &["image_encoder", "keyframes", "decoder"]),
     ("sd1", &["text_encoder", "image"]),
     ("x4", &["upsampler"]),

@@ -13,6 +13,7 @@ use crate::fixture::{self, Layout};
 pub const SETS: &[&str] = &[
     "demo",
     "tiny",
+    "grafted",
     "sd1",
     "sd2",
     "ldm1",
