@@ -128,7 +128,7 @@ fn conv(channels: usize, out: usize, side: usize, kernel: usize) -> Case {
     let (x, mut y) = (numbers(images * channels * side * side), vec![0.0; images * out * side * side]);
     let (flops, all) = (2 * y.len() * channels * kernel * kernel, x.len() + y.len() + weights);
     let shape = format!("8×{channels}→{out}, {side}×{side}, {kernel}×{kernel}");
-    case("Conv", shape, flops, all, move || conv.run(&Alone, [side; 2], &x, &mut y).expect("sizes match"))
+    case("Conv2d", shape, flops, all, move || conv.run(&Alone, [side; 2], &x, &mut y).expect("sizes match"))
 }
 
 fn linear(rows: usize, inner: usize, out: usize, activation: Activation, name: &'static str) -> Case {
