@@ -131,17 +131,26 @@ fn gif_and_animated_png_are_written_too() {
 #[test]
 fn memory_does_not_grow_with_the_length_of_the_video() {
     let scratch = tempfile::tempdir().unwrap();
-    let peak = |chunks: usize| {
+    let run = |chunks: usize| {
         let set = format!("predict.chunks={}", json!(vec![json!({}); chunks]));
         let fast = ["keyframes.steps=1", "predict.steps=1", "interpolate.steps=1", "upsample.steps=1"];
         let mut more = vec!["--threads", "2", "--set", set.as_str()];
         more.extend(fast.iter().flat_map(|s| ["--set", s]));
         let report = run(&scratch, &format!("{chunks}.mp4"), &more).json();
         assert_eq!(report["frames"], 8 * chunks + 13);
-        report["peak_memory"].as_f64()
+        report
     };
-    let (Some(short), Some(long)) = (peak(4), peak(40)) else { return };
-    assert!(long <= 1.1 * short, "{long} bytes for 333 frames, {short} for 45");
+    // What two threads ask for at the same time is a matter of chance: 15 % from run to run, so the least of some counts.
+    // Were frames kept, 1440 more of 80x48 would be half as much again.
+    let peak = |chunks: usize, runs: usize| {
+        let runs: Vec<_> = (0..runs).map(|_| run(chunks)).collect();
+        let least = |key: &str| runs.iter().filter_map(|r| r[key].as_u64()).min();
+        (least("peak_memory"), least("peak_bytes").unwrap())
+    };
+    let ((short, held_short), (long, held_long)) = (peak(20, 3), peak(200, 2));
+    assert!(held_long <= 3 * held_short, "{held_long} bytes of frames held for 1613 frames, {held_short} for 173");
+    let (Some(short), Some(long)) = (short, long) else { return };
+    assert!(long * 5 <= short * 6, "{long} bytes for 1613 frames, {short} for 173");
 }
 
 #[cfg(unix)]
