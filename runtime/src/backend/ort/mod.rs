@@ -4,7 +4,6 @@
 mod library;
 mod operator;
 mod spread;
-mod tokens;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -60,11 +59,8 @@ fn commit(environment: &ort::environment::Environment, path: &Path, o: &LoadOpti
         .with_disabled_optimizers("SkipLayerNormFusion")?;
     if o.kernels {
         let threads = o.threads.max(1);
-        let mut domain = OperatorDomain::new(vldm_graphs::DOMAIN)?.add(tokens::AttentionOp { threads })?;
-        for &(form, name) in vldm_graphs::fused::LINEARS {
-            domain = domain.add(tokens::LinearOp { form, name, threads })?;
-        }
-        for function in operator::FUNCTIONS {
+        let mut domain = OperatorDomain::new(vldm_graphs::DOMAIN)?;
+        for function in operator::functions() {
             domain = domain.add(operator::FunctionOperator { function, threads })?;
         }
         builder = builder.with_operators(domain)?;

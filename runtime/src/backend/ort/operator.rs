@@ -6,13 +6,14 @@ use ort::operator::{
     ShapeInferenceContext,
 };
 use ort::value::{TensorElementType, TensorValueType};
-use vldm_graphs::fused::{CLIP_GROUP_NORM, CLIP_GROUP_NORM_SILU, GROUP_NORM, GROUP_NORM_SILU};
+use vldm_graphs::fused::{ATTENTION, CLIP_GROUP_NORM, CLIP_GROUP_NORM_SILU, GROUP_NORM, GROUP_NORM_SILU, LINEARS};
 
 use super::spread::SessionThreads;
 use crate::backend::native::{Input, Layout, Mix, Native, Norm};
-use crate::kernels::{GroupNorm, TemporalAttention, TemporalConv};
+use crate::kernels::{Activation, GroupNorm, Linear, TemporalAttention, TemporalConv, TokenAttention};
 
 /// A function: its name, how many inputs are data, how many are weights after them, and how its kernel is made.
+#[derive(Clone, Copy)]
 pub struct Function {
     name: &'static str,
     data: usize,
@@ -21,7 +22,17 @@ pub struct Function {
 }
 
 /// Every function that has an operator.
-pub static FUNCTIONS: &[Function] = &[
+pub fn functions() -> impl Iterator<Item = Function> {
+    let linears = LINEARS.iter().map(|&(form, name)| {
+        let data = 1 + usize::from(Activation::of(form).1);
+        Function { name, data, weights: 2, make: linear }
+    });
+    FUNCTIONS.iter().copied().chain(linears)
+}
+
+/// All but [`LINEARS`].
+const FUNCTIONS: &[Function] = &[
+    Function { name: ATTENTION, data: 3, weights: 0, make: attention },
     Function { name: "TemporalAttention", data: 3, weights: 0, make: temporal_attention },
     Function { name: "TemporalConv", data: 1, weights: 2, make: temporal_conv },
     Function { name: "Mix", data: 2, weights: 0, make: |call| Ok(Box::new(Mix { temporal: call.get("temporal")? })) },
@@ -33,6 +44,7 @@ pub static FUNCTIONS: &[Function] = &[
 
 /// A node of the graph that calls a function.
 pub struct Call<'a, 'ctx> {
+    name: &'static str,
     ctx: &'a KernelContext<'ctx>,
     weights: Vec<(Vec<usize>, Vec<f32>)>,
 }
@@ -41,6 +53,18 @@ impl<'ctx> Call<'_, 'ctx> {
     fn get<T: FromKernelContext<'ctx>>(&self, name: &str) -> Result<T, String> {
         self.ctx.get(name).ok_or_else(|| format!("attribute `{name}` is missing"))
     }
+}
+
+fn attention(call: &Call) -> Result<Box<dyn Native>, String> {
+    Ok(Box::new(TokenAttention::new(call.get("heads")?, call.get("scale")?)?))
+}
+
+fn linear(call: &Call) -> Result<Box<dyn Native>, String> {
+    let [(_, weight), (_, bias)] = &call.weights[..] else { return Err("its weights are missing".into()) };
+    let (form, _) = LINEARS.iter().find(|row| row.1 == call.name).ok_or("there is no such function")?;
+    let inner = weight.len().checked_div(bias.len()).unwrap_or(0);
+    let kernel = Linear::new(inner, weight, bias, Activation::of(*form).0);
+    Ok(Box::new(kernel.ok_or("weight and bias do not fit each other")?))
 }
 
 fn temporal_attention(call: &Call) -> Result<Box<dyn Native>, String> {
@@ -64,7 +88,7 @@ fn norm(call: &Call, layout: Layout, silu: bool) -> Result<Box<dyn Native>, Stri
 
 /// A function as an operator of sessions with so many threads.
 pub struct FunctionOperator {
-    pub function: &'static Function,
+    pub function: Function,
     pub threads: usize,
 }
 
@@ -79,7 +103,7 @@ impl FunctionOperator {
         };
         let function = self.function;
         let weights = (function.data..function.data + function.weights).map(weight).collect::<Result<_, String>>()?;
-        (function.make)(&Call { ctx, weights })
+        (function.make)(&Call { name: function.name, ctx, weights })
     }
 }
 
