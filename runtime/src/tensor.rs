@@ -39,6 +39,16 @@ impl Tensor {
         Self::F32(ArrayD::zeros(IxDyn(shape)))
     }
 
+    /// A tensor of these elements in row-major order; none when `shape` has room for more or fewer.
+    pub fn from_f32(shape: &[usize], elements: Vec<f32>) -> Option<Self> {
+        ArrayD::from_shape_vec(IxDyn(shape), elements).ok().map(Self::F32)
+    }
+
+    /// The same of whole numbers.
+    pub fn from_i64(shape: &[usize], elements: Vec<i64>) -> Option<Self> {
+        ArrayD::from_shape_vec(IxDyn(shape), elements).ok().map(Self::I64)
+    }
+
     /// The sizes of the axes.
     pub fn shape(&self) -> &[usize] {
         match self {
@@ -100,6 +110,14 @@ impl From<ArrayD<i64>> for Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tensor_takes_as_many_elements_as_its_shape_has() {
+        assert_eq!(Tensor::from_f32(&[1, 2], vec![0.0; 2]), Some(Tensor::zeros(&[1, 2])));
+        assert_eq!(Tensor::from_i64(&[2], vec![3, 4]).and_then(|t| t.as_i64().map(|a| a[[1]])), Some(4));
+        assert_eq!(Tensor::from_f32(&[usize::MAX, 2], Vec::new()), None);
+        assert_eq!(Tensor::from_i64(&[3], vec![1]), None);
+    }
 
     #[test]
     fn a_tensor_describes_itself_by_type_and_shape() {
