@@ -1,0 +1,57 @@
+//! How a server is set up.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::keys::Keys;
+
+/// How a server is set up.
+#[derive(Debug)]
+pub struct Config {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Folder of jobs and results; one server at a time works in it.
+    pub folder: PathBuf,
+    /// Program, engine and processor in words: everything beside plan and bundle that numbers depend on.
+    pub program: String,
+    /// Who may ask; everybody when absent.
+    pub keys: Option<Keys>,
+    /// What may be asked for.
+    pub limits: Limits,
+    /// How long a result is kept.
+    pub expiry: Duration,
+}
+
+/// What may be asked for. A request beyond them is refused before any work.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of the body of a request.
+    pub body: usize,
+    /// Frames of a video.
+    pub frames: usize,
+    /// Pixels of all frames of a video together.
+    pub pixels: usize,
+    /// Jobs that wait or run.
+    pub queue: usize,
+    /// Jobs of one key that wait or run.
+    pub queue_of_key: usize,
+    /// Time in which the body of a request must arrive.
+    pub arrival: Duration,
+    /// Time that a job may run in all; any when absent.
+    pub deadline: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 32 << 20,
+            frames: 10_000,
+            pixels: 10_000 * 1024 * 2048,
+            queue: 100,
+            queue_of_key: 20,
+            arrival: Duration::from_mins(1),
+            deadline: None,
+        }
+    }
+}
