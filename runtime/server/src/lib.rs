@@ -5,6 +5,8 @@ pub mod health;
 pub mod keys;
 pub mod kserve;
 pub mod models;
+pub mod models_api;
+pub mod page;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -56,7 +58,8 @@ pub async fn serve(
     let address = config.address;
     let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let ready = Ready::default();
-    let app = Router::new().merge(health::router(ready.clone())).merge(inference(&models, &engine, &ready));
+    let app = Router::new().merge(health::router(ready.clone()));
+    let app = app.merge(inference(&models, &engine, &ready)).merge(models_api::router(&models)).merge(page::router());
     ready.set(true);
     let stopping = async move {
         stop.await;
