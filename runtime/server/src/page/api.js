@@ -72,6 +72,9 @@ export async function content(id, variant = "video") {
   return URL.createObjectURL(await response.blob());
 }
 
+/** The latest frame of a video that runs. */
+export const preview = (id, frame) => content(id, `preview&frame=${encodeURIComponent(frame)}`);
+
 /**
  * Server-sent events of a job, until it ends or `signal` is aborted. `EventSource` cannot send a key, hence by hand.
  * A broken connection is taken up again where it broke.

@@ -6,6 +6,8 @@ import { $, chosenLabels, el, labelFields, say, show } from "./dom.js";
 let models = [];
 let picture = null;
 let parts = 0;
+/** Whether the scenario is no longer the plan's; then its length is that of the video. */
+let rewritten = false;
 
 const current = () => models.find((model) => model.id === $("model").value);
 const takes = () => current()?.vldm?.takes ?? {};
@@ -34,6 +36,7 @@ function change() {
   labelFields($("labels"), about.labels ?? [], facts.labels, false, "label");
   $("chunks").replaceChildren();
   show($("scenario"), about.scenario);
+  setRewritten(false);
   for (const chunk of about.scenario ? (facts.scenario ?? []) : []) addChunk(chunk);
   show($("frame-field"), about.first_frame || about.image);
   $("frame-label").textContent = about.image ? "Picture to set in motion" : "First frame";
@@ -43,6 +46,13 @@ function change() {
   $("steps").placeholder = facts.steps ?? "";
   $("seconds").value = "";
   show($("seconds").parentElement, about.seconds);
+}
+
+function setRewritten(yes) {
+  rewritten = yes;
+  if (yes) $("seconds").value = "";
+  $("seconds").disabled = yes;
+  $("seconds").placeholder = yes ? "scenario’s" : "plan’s";
 }
 
 function addChunk(chunk = {}) {
@@ -58,6 +68,7 @@ function addChunk(chunk = {}) {
   remove.addEventListener("click", () => {
     item.remove();
     number();
+    setRewritten(true);
     $("chunk-add").focus();
   });
   $("chunks").append(item);
@@ -92,7 +103,7 @@ function fields() {
   if ($("steps").value !== "") all.num_inference_steps = Number($("steps").value);
   if (about.seconds && $("seconds").value !== "") all.seconds = $("seconds").value;
   if (about.labels?.length) all.labels = chosenLabels($("labels"));
-  if (about.scenario) {
+  if (rewritten) {
     all.scenario = [...$("chunks").children].map((item) => {
       const part = { labels: chosenLabels(item.querySelector("fieldset")) };
       const words = item.querySelector("textarea")?.value.trim();
@@ -105,7 +116,11 @@ function fields() {
 /** Makes the form work; `made` is given each new video. */
 export function start(made) {
   $("model").addEventListener("change", change);
-  $("chunk-add").addEventListener("click", () => addChunk().querySelector("select, textarea")?.focus());
+  $("chunk-add").addEventListener("click", () => {
+    setRewritten(true);
+    addChunk().querySelector("select, textarea")?.focus();
+  });
+  $("chunks").addEventListener("change", () => setRewritten(true));
   $("dice").addEventListener("click", () => {
     $("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
   });

@@ -12,6 +12,9 @@ let watching = null;
 let told = () => {};
 let film = "";
 let stages = [];
+/** The latest preview that was shown, and whether one is on its way. */
+let seen = -1;
+let looking = false;
 
 export const chosen = () => job?.id;
 const ended = () => ENDED.includes(job.status);
@@ -20,7 +23,8 @@ const ended = () => ENDED.includes(job.status);
 export function open(video) {
   close();
   job = video;
-  stages = video.stages ?? [];
+  stages = [];
+  seen = -1;
   draw();
   if (job.status === "completed") play();
   if (!ended()) follow();
@@ -42,10 +46,8 @@ export function close() {
 /** What the list says of the video that is shown, for when no event comes through. */
 export function sync(video) {
   if (!job || job.id !== video.id || ended()) return;
-  if (video.status !== job.status || (video.progress ?? 0) > (job.progress ?? 0)) {
-    stages = video.stages ?? stages;
-    update({ ...job, ...video });
-  }
+  const place = video.queue_position !== job.queue_position;
+  if (video.status !== job.status || place || (video.progress ?? 0) > (job.progress ?? 0)) update({ ...job, ...video });
 }
 
 async function follow() {
@@ -73,25 +75,35 @@ async function follow() {
   }
 }
 
-/** One event of the running job. */
+/** One event of the running job: all there is to say of it. */
 function took(name, value) {
-  if (name === "preview") {
-    setPreview(value.image ?? value.png ?? value.url ?? "");
-    return "go";
-  }
-  if (value.object === "video" || value.status) {
-    update({ ...job, ...value });
+  if (name === "deleted") {
+    const { id } = job;
+    close();
+    told({ id, gone: true });
+    return "end";
   }
   if (value.stages) stages = value.stages;
-  else if (value.stage) {
-    const at = stages.findIndex((stage) => stage.name === value.stage && (stage.number ?? 0) === (value.number ?? 0));
-    const stage = { ...stages[at], ...value, name: value.stage };
-    if (at < 0) stages.push(stage);
-    else stages[at] = stage;
-  }
-  if (typeof value.progress === "number") job.progress = value.progress;
-  draw();
+  if (value.video) update({ ...job, ...value.video });
+  if (value.preview) look(value.preview.frame);
   return ended() ? "end" : "go";
+}
+
+/** Fetches the latest frame, one at a time: pictures that are overtaken meanwhile are not asked for. */
+async function look(frame) {
+  if (looking || film || frame === seen) return;
+  looking = true;
+  const { id } = job;
+  try {
+    const address = await api.preview(id, frame);
+    if (job?.id === id && !film) setPreview(address);
+    else URL.revokeObjectURL(address);
+    seen = frame;
+  } catch {
+    // The frame is gone or not there yet; the next event names another.
+  } finally {
+    looking = false;
+  }
 }
 
 async function refresh() {
@@ -99,8 +111,7 @@ async function refresh() {
     const { id } = job;
     const fresh = await api.retrieve(id);
     if (job?.id === id) {
-      stages = fresh.stages ?? stages;
-      update(fresh);
+      update({ ...job, ...fresh });
     }
   } catch (error) {
     if (job) $("status").textContent = error.message;
@@ -110,6 +121,7 @@ async function refresh() {
 function update(fresh) {
   const before = job.status;
   job = fresh;
+  if (job.status === "completed") stages = stages.map((stage) => ({ ...stage, done: stage.total }));
   draw();
   told(job);
   if (job.status !== before && job.status === "completed") play();
@@ -134,12 +146,11 @@ function setFilm(address, autoplay = true) {
 }
 
 function setPreview(address) {
-  const picture = /^[A-Za-z0-9+/=]+$/.test(address) ? `data:image/png;base64,${address}` : address;
-  const fits = /^(data:image\/png;base64,|blob:|\/?v1\/)/.test(picture);
-  if (fits) $("preview").src = picture;
+  if ($("preview").src) URL.revokeObjectURL($("preview").src);
+  if (address) $("preview").src = address;
   else $("preview").removeAttribute("src");
-  show($("preview"), fits && !film);
-  if (fits) show($("empty"), false);
+  show($("preview"), address && !film);
+  if (address) show($("empty"), false);
 }
 
 /** Plays the film, or as much of it as there is. */
@@ -163,7 +174,7 @@ function sentence() {
   if (job.status === "failed") return job.error?.message ?? "It failed; the server's log says why.";
   if (job.status === "cancelled") return "It was cancelled.";
   if (job.status === "completed") return job.completed_at ? `Finished ${ago(job.completed_at)}.` : "Finished.";
-  const running = stages.filter((stage) => stage.done > 0 && stage.done < stage.total).map((stage) => words(stage.name));
+  const running = stages.filter((stage) => stage.done > 0 && stage.done < stage.total).map((stage) => words(stage.stage));
   return running.length ? `Now: ${running.join(", ")}.` : "Running.";
 }
 
@@ -180,7 +191,7 @@ function draw() {
   drawStages();
   const takes = modelOf(job.model)?.vldm?.takes ?? {};
   show($("actions"), true);
-  show($("play"), job.status === "in_progress" && job.playable !== false && (job.progress ?? 0) > 0);
+  show($("play"), job.status === "in_progress" && stages.some((stage) => stage.stage === "video" && stage.done > 0));
   show($("download"), job.status === "completed");
   show($("extend"), job.status === "completed" && takes.extend);
   show($("remix"), job.status === "completed");
@@ -193,7 +204,7 @@ function drawStages() {
   show($("stages"), stages.length > 0 && job.status !== "queued");
   const items = stages.map((stage) => {
     const done = stage.total > 0 && stage.done >= stage.total;
-    const name = words(stage.name);
+    const name = words(stage.stage);
     const bar = el("progress", { max: Math.max(1, stage.total), value: stage.done, "aria-label": `${name}: ${stage.done} of ${stage.total}` });
     return el("li", { className: done ? "done" : "" }, el("div", {}, el("span", {}, name), el("span", {}, done ? "✓" : `${stage.done}/${stage.total}`)), bar);
   });
