@@ -216,3 +216,80 @@ fn an_optimised_bundle_is_whole_says_what_it_is_and_is_not_optimised_again() {
         .unwrap();
     assert_eq!(vldm(["verify".as_ref(), folder.as_os_str()]).code, Some(1));
 }
+
+/// Optimises the bundle of a set with `more` flags.
+fn optimize_with(set: &str, more: &[&str], out: &Path) -> vldm_tests::program::Ran {
+    let bundle = bundle::of(set);
+    let mut args = vec!["optimize", bundle.to_str().unwrap(), "-o", out.to_str().unwrap()];
+    args.extend(more);
+    vldm(args)
+}
+
+/// Size of all weight files of a bundle.
+fn weight_bytes(folder: &Path) -> u64 {
+    Manifest::open(folder).unwrap().weights.values().map(|w| w.bytes).sum()
+}
+
+/// Largest relative error of a part in each precision, and least cosine. The network is small and random, so that it makes much
+/// of every rounding; a factor at a wrong channel leaves no likeness at all.
+const PRECISIONS: &[(&str, &str, f64, f64)] =
+    &[("modelscope", "f16-weights", 1e-3, 0.99999), ("modelscope", "int8-weights", 0.3, 0.99)];
+
+#[test]
+fn weights_in_fewer_bits_are_smaller_run_in_both_engines_and_say_how_far_they_are() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (set, precision, most, least) in PRECISIONS {
+        let original = bundle::of(set);
+        for (backend, options) in engines(true) {
+            let target = if backend.name() == "ort" { "cpu" } else { "tract" };
+            let library = options.library.filter(|_| target == "cpu").map(|l| l.to_str().unwrap().to_owned());
+            let engine = ["--engine", backend.name()].into_iter().chain(library.iter().flat_map(|l| ["--ort-lib", l]));
+            let engine: Vec<&str> = engine.collect();
+            let out = scratch.path().join(format!("{set}.{precision}.{target}"));
+            optimize_with(set, &["--target", target, "--precision", precision], &out).expect(0);
+            let share = weight_bytes(&out) as f64 / weight_bytes(&original) as f64;
+            assert!(share < if *precision == "f16-weights" { 0.6 } else { 0.5 }, "{set} {precision}: {share}");
+            let args = ["--json", "verify", out.to_str().unwrap(), "--against", original.to_str().unwrap()];
+            let report = vldm(args.iter().chain(&engine)).expect(0).json();
+            for row in report["parity"].as_array().unwrap() {
+                let (error, cosine) = (row["relative"].as_f64().unwrap(), row["cosine"].as_f64().unwrap());
+                eprintln!("{set} {precision} {target} {}: {error:.2e} {cosine:.7}", row["part"]);
+                assert!(error <= *most && cosine >= *least, "{set} {precision} {target}: {row}");
+            }
+            let exact =
+                ["verify", out.to_str().unwrap(), "--against", original.to_str().unwrap(), "--tolerance", "1e-7"];
+            vldm(exact.iter().chain(&engine)).expect(1);
+            let shown = vldm(["inspect".as_ref(), out.as_os_str()]).expect(0).stdout;
+            assert!(shown.contains(&format!("precision  {precision}: less exact")), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn precisions_that_cannot_be_are_refused_and_leave_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out");
+    for target in ["cpu", "tract"] {
+        let refused = optimize_with("tiny", &["--target", target, "--precision", "f16"], &out).expect(1).stderr;
+        assert!(refused.contains("it has no kernels in half precision; f16-weights stores in it"), "{refused}");
+    }
+    let refused = optimize_with("tiny", &["--precision", "f16-weights", "--link"], &out).expect(1).stderr;
+    assert!(refused.contains("leave one of them out"), "{refused}");
+    for wrong in ["f8", "", "F16", "f16-weights "] {
+        optimize_with("tiny", &["--precision", wrong], &out).expect(2);
+    }
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn half_precision_is_written_for_targets_that_have_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    for target in ["cuda", "tensorrt"] {
+        let out = scratch.path().join(target);
+        optimize_with("tiny", &["--target", target, "--precision", "f16"], &out).expect(0);
+        vldm(["verify".as_ref(), out.as_os_str()]).expect(0);
+        let graph = onnx::read(&out.join("keyframes.onnx")).unwrap();
+        let halves = graph.values().iter().filter(|v| v.ty.as_ref().is_some_and(|ty| ty.dtype.name() == "f16")).count();
+        assert!(halves * 2 > graph.nodes().len(), "{target}: {halves} values of {} nodes", graph.nodes().len());
+    }
+}

@@ -152,6 +152,14 @@ pub enum ExportError {
         /// Digest of the file.
         found: String,
     },
+    /// A graph refers to a weight that is not there.
+    #[error("{}: weight `{tensor}` does not lie inside the file, or is not as long as its type asks for", path.display())]
+    Packed {
+        /// The weights file.
+        path: PathBuf,
+        /// The weight.
+        tensor: String,
+    },
     /// The manifest cannot be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),

@@ -133,16 +133,7 @@ impl Target {
             Some(lora) => ExportError::Lora { path: PathBuf::from(&merged.file), source: Box::new(lora.clone()) },
             None => ExportError::Io { path: path.clone(), source: e },
         };
-        let write = || {
-            fs::create_dir_all(parent(&path))?;
-            let mut out =
-                Digested { out: io::BufWriter::new(File::create_new(&path)?), hasher: blake3::Hasher::new(), bytes: 0 };
-            merged.write(&mut out)?;
-            out.out.flush()?;
-            out.out.get_ref().sync_all()?;
-            Ok((out.bytes, out.hasher.finalize().to_hex().to_string()))
-        };
-        let (bytes, blake3) = write().map_err(wrong)?;
+        let (bytes, blake3) = digested(&path, |out| merged.write(out)).map_err(wrong)?;
         Ok(WeightFile { bytes, blake3, source, linked: false })
     }
 
@@ -214,6 +205,20 @@ impl Target {
         }
         files::sync_folder(above).map_err(io)
     }
+}
+
+/// Writes a new file; its size and its digest.
+///
+/// # Errors
+/// Those of the system and of `write`.
+pub fn digested(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<(u64, String)> {
+    fs::create_dir_all(parent(path))?;
+    let mut out =
+        Digested { out: io::BufWriter::new(File::create_new(path)?), hasher: blake3::Hasher::new(), bytes: 0 };
+    write(&mut out)?;
+    out.out.flush()?;
+    out.out.get_ref().sync_all()?;
+    Ok((out.bytes, out.hasher.finalize().to_hex().to_string()))
 }
 
 /// A file that is hashed while it is written.

@@ -17,7 +17,7 @@ mod verify;
 
 pub use digest::digest;
 pub use json::{parse_python, parse_strict};
-pub use optimized::{Optimized, Phase, Piece};
+pub use optimized::{Optimized, Phase, Piece, Precision};
 pub use provenance::{Lora, Merged, Provenance};
 pub use scheduler::{
     AlgorithmType, BetaSchedule, CleanScale, FinalSigmas, PredictionType, Scheduler, SchedulerError, SchedulerKind,

@@ -71,3 +71,25 @@ pub trait WeightSource {
     /// All names, in a fixed order.
     fn names(&self) -> Vec<String>;
 }
+
+/// How a weight is stored in a bundle of reduced precision; where two graphs differ about one, the lesser counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stored {
+    /// As it is.
+    AsIs,
+    /// IEEE half.
+    F16,
+    /// Eight bits and a sign, times one `f32` for each entry of the first axis.
+    I8,
+}
+
+/// Where a weight lies after it was stored again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Its bytes.
+    pub location: Location,
+    /// Their type.
+    pub dtype: DType,
+    /// For [`Stored::I8`], the factors: one `f32` for each entry of the first axis.
+    pub scales: Option<Location>,
+}

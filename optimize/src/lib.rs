@@ -3,8 +3,8 @@
 //! [`optimize`] runs the recipe of a [`Target`]: the rules of [`rules::RULES`], each in a file of its own, until none
 //! finds anything more to do.
 //!
-//! Two passes are not rules, because they change what a caller gets: [`pin()`] makes open sizes numbers, [`half()`] computes in
-//! half precision.
+//! Some passes are not rules, because they change what a caller gets: [`pin()`] makes open sizes numbers, [`half()`] computes in
+//! half precision, and [`store`] says which weights are stored in fewer bits.
 //!
 //! What sets a denoising network apart is the loop around it. [`binding`] tells from the graph alone when each value is
 //! known: once a window, once a guidance branch, once a timestep, or only with the latents. [`mod@split`] cuts the network
@@ -21,6 +21,7 @@ mod recipe;
 mod rule;
 pub mod rules;
 pub mod split;
+pub mod store;
 mod target;
 
 pub use binding::{Binding, Bindings, Times};

@@ -104,7 +104,7 @@ impl MergedFile {
     ///
     /// # Errors
     /// That of `out`; a [`LoraError::Overflow`] comes inside an [`io::Error`].
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    pub fn write(&self, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
         out.write_all(&self.header)?;
         for (name, merged) in &self.tensors {
             merged.rows(name, |row| out.write_all(row))?;

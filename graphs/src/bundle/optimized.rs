@@ -20,6 +20,50 @@ pub struct Optimized {
     pub target: String,
     /// Names of the rules, in order.
     pub recipe: Vec<String>,
+    /// What is less exact than in the bundle it was made from.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
+}
+
+/// In what precision weights are stored and numbers computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Weights as in the checkpoint, arithmetic in `f32`.
+    #[default]
+    F32,
+    /// Weights and arithmetic in `f16`.
+    F16,
+    /// Weights in `f16`, arithmetic in `f32`.
+    F16Weights,
+    /// Weights of convolutions and matrix products in eight bits, with a factor for each output channel; arithmetic in `f32`.
+    Int8Weights,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::F16Weights, Self::Int8Weights];
+
+    /// Its name on the command line and in manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::F16Weights => "f16-weights",
+            Self::Int8Weights => "int8-weights",
+        }
+    }
+
+    /// The precision of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// Whether nothing is less exact.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
 }
 
 impl Optimized {

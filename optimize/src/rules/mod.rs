@@ -13,7 +13,7 @@ mod no_ops;
 mod shapes;
 mod single_token;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod transposes;
 
 use crate::rule::Rule;

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Context, ensure};
 use vldm_exporter::{LinkMode, Request, export};
 use vldm_graphs::bundle::{MANIFEST, Manifest};
-use vldm_optimize::{Options, Target};
+use vldm_optimize::Target;
 
 use crate::engine::Engine;
 use crate::folders;
@@ -61,16 +61,9 @@ impl CacheArgs {
     /// As [`open`](Self::open); when the bundle at `path` is optimised for another engine.
     pub fn open_for(&self, path: &Path, engine: &Engine) -> anyhow::Result<Bundle> {
         let bundle = self.open(path)?;
+        bundle.check_for(engine)?;
         let Some(target) = target_of(engine.backend.name()) else { return Ok(bundle) };
-        if let Some(optimized) = &bundle.manifest.optimized {
-            let fits = optimized.target == target.name();
-            let (path, name) = (bundle.path.display(), engine.backend.name());
-            let remedy = "give the bundle that `vldm export` wrote";
-            ensure!(
-                fits,
-                "{path}: it is optimised for {}, the engine is {name} ({target}); {remedy}",
-                optimized.target
-            );
+        if bundle.manifest.optimized.is_some() {
             return Ok(bundle);
         }
         if self.no_optimize {
@@ -81,7 +74,7 @@ impl CacheArgs {
         if !folder.join(MANIFEST).is_file() {
             fs::create_dir_all(&cache).with_context(|| format!("{}", cache.display()))?;
             note(format!("optimising {} for {target} into {}", bundle.path.display(), folder.display()));
-            let settings = Settings { options: Options::new(target), split: true };
+            let settings = Settings::of(target);
             let done = rewrite(&bundle, &settings, &folder, LinkMode::Copy, false);
             // Another run may have been faster.
             if !folder.join(MANIFEST).is_file() {
@@ -125,6 +118,22 @@ impl Bundle {
     /// When its manifest or a file it names is not as it should be.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         Ok(Self { path: path.to_path_buf(), manifest: Manifest::open(path)? })
+    }
+
+    /// Whether the graphs are for `engine`, or for any.
+    ///
+    /// # Errors
+    /// When they are optimised for another one.
+    pub fn check_for(&self, engine: &Engine) -> anyhow::Result<()> {
+        let name = engine.backend.name();
+        let (Some(target), Some(optimized)) = (target_of(name), &self.manifest.optimized) else { return Ok(()) };
+        ensure!(
+            optimized.target == target.name(),
+            "{}: it is optimised for {}, the engine is {name} ({target}); give the bundle that `vldm export` wrote",
+            self.path.display(),
+            optimized.target
+        );
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use vldm_graphs::bundle::Manifest;
+use vldm_graphs::bundle::{Manifest, Precision};
 use vldm_graphs::ir::{self, Graph};
 use vldm_graphs::onnx::{self, ReadOptions};
 
@@ -149,6 +149,9 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "key frames {} a window, {} a second", c.window, c.key_fps)?;
         let Some(optimized) = &bundle.optimized else { return Ok(()) };
         writeln!(f, "optimised  for {}: {}", optimized.target, optimized.recipe.join(", "))?;
+        if optimized.precision != Precision::F32 {
+            writeln!(f, "precision  {}: less exact than the bundle it was made from", optimized.precision.name())?;
+        }
         for (name, part) in bundle.parts.iter().filter(|(_, part)| !part.pieces.is_empty()) {
             let files: Vec<&str> = part.pieces.iter().map(|piece| piece.file.as_str()).collect();
             writeln!(f, "pieces     of {name}: {}", files.join(", "))?;

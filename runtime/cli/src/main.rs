@@ -17,6 +17,7 @@ mod optimize;
 mod output;
 mod plan;
 mod progress;
+mod question;
 mod run;
 mod run_folder;
 mod setup;

@@ -1,18 +1,20 @@
 //! `vldm optimize`: a bundle whose graphs cost less on one engine, with the same results.
 
+mod precision;
 mod rewrite;
 
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 use vldm_exporter::LinkMode;
+use vldm_graphs::bundle::{Manifest, Precision};
 use vldm_optimize::{Options, Target, recipe};
 
 use crate::bundle::Bundle;
-use crate::output::{Output, table};
+use crate::output::{Output, bytes, table};
 pub use rewrite::{Rewritten, Settings, rewrite};
 
 /// The name under which cutting networks along their binding times is chosen and skipped.
@@ -30,6 +32,10 @@ pub struct Args {
     /// Engine to optimise for: cpu is ONNX Runtime
     #[arg(long, value_name = "TARGET", value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)), default_value = "cpu")]
     target: String,
+    /// Precision: f32 is exact; f16 also computes in half precision; f16-weights and int8-weights store weights in fewer
+    /// bits and compute in f32 (docs/optimize.md)
+    #[arg(long, value_name = "PRECISION", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)), default_value = "f32")]
+    precision: String,
     /// Bundle folder to write
     #[arg(short, long, value_name = "BUNDLE", required_unless_present = "list")]
     out: Option<PathBuf>,
@@ -40,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "RULE")]
     skip: Vec<String>,
     /// Print the recipe instead: its rules in order
-    #[arg(long, conflicts_with_all = ["bundle", "out", "only", "skip", "force", "link"])]
+    #[arg(long, conflicts_with_all = ["bundle", "out", "only", "skip", "force", "link", "precision"])]
     list: bool,
     /// Hard-link the weights instead of copying them; each bundle's files then have two names, which `vldm verify` of
     /// the first one reports
@@ -57,6 +63,16 @@ pub fn run(args: Args, verbose: bool, out: Output) -> anyhow::Result<()> {
     if args.list {
         return out.result(&Recipe::of(target));
     }
+    let precision = Precision::from_name(&args.precision);
+    let precision = precision.with_context(|| format!("no precision is called `{}`", args.precision))?;
+    if let Some(reason) = precision::refusal(precision, target) {
+        anyhow::bail!("--precision {} for target {target}: {reason}", precision.name());
+    }
+    ensure!(
+        !args.link || precision == Precision::F32,
+        "--link shares the weights of the bundle, --precision {} stores others: leave one of them out",
+        precision.name()
+    );
     let (Some(path), Some(folder)) = (args.bundle, args.out) else { unreachable!("clap asks for both") };
     let named = |names: &[String]| names.iter().any(|n| n == SPLIT);
     let split = !named(&args.skip) && (args.only.is_empty() || named(&args.only));
@@ -66,10 +82,13 @@ pub fn run(args: Args, verbose: bool, out: Output) -> anyhow::Result<()> {
     if no_rules {
         skip.extend(recipe(target).map(|rule| rule.name().to_owned()));
     }
-    let settings = Settings { options: Options { target, only, skip }, split };
+    let settings = Settings { options: Options { target, only, skip }, split, precision };
     let mode = if args.link { LinkMode::HardLink } else { LinkMode::Copy };
-    let parts = rewrite(&Bundle::open(&path)?, &settings, &folder, mode, args.force)?;
-    out.result(&Report { target: target.name(), out: folder, parts, verbose })
+    let bundle = Bundle::open(&path)?;
+    let parts = rewrite(&bundle, &settings, &folder, mode, args.force)?;
+    let sum = |manifest: &Manifest| manifest.weights.values().map(|w| w.bytes).sum();
+    let weight_bytes = [sum(&bundle.manifest), sum(&Bundle::open(&folder)?.manifest)];
+    out.result(&Report { target: target.name(), precision, weight_bytes, out: folder, parts, verbose })
 }
 
 #[derive(Serialize)]
@@ -103,6 +122,9 @@ impl fmt::Display for Recipe {
 #[derive(Serialize)]
 struct Report {
     target: &'static str,
+    precision: Precision,
+    /// Of the weights, before and after.
+    weight_bytes: [u64; 2],
     out: PathBuf,
     parts: Vec<Rewritten>,
     #[serde(skip)]
@@ -129,6 +151,18 @@ impl fmt::Display for Report {
                 }
             }
         }
-        writeln!(f, "\n{} for {}", self.out.display(), self.target)
+        for part in self.parts.iter().filter(|_| self.verbose) {
+            for kept in &part.kept {
+                writeln!(f, "{}: {} keeps `{}`: {}", part.name, self.precision.name(), kept.node, kept.reason)?;
+            }
+        }
+        writeln!(f, "\n{} for {}", self.out.display(), self.target)?;
+        if self.precision == Precision::F32 {
+            return Ok(());
+        }
+        let [before, after] = self.weight_bytes.map(bytes);
+        let kept: usize = self.parts.iter().map(|part| part.kept.len()).sum();
+        let more = if kept > 0 && !self.verbose { ", -v says which" } else { "" };
+        writeln!(f, "{}: {after} of weights (before: {before}), {kept} kept{more}", self.precision.name())
     }
 }

@@ -1,5 +1,7 @@
 //! `vldm verify`: whether a bundle is whole, and whether its networks answer as they did elsewhere.
 
+mod beside;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -18,15 +20,19 @@ use crate::output::{Output, note, table};
 pub struct Args {
     /// Bundle folder written by `vldm export`
     bundle: PathBuf,
-    /// Folder of recorded answers, one PART.safetensors a part (docs/verify.md)
-    #[arg(long, value_name = "RECORDING")]
+    /// Folder of recorded answers, one PART.safetensors a part (docs/verify.md), or another bundle whose networks are
+    /// asked the same
+    #[arg(long, value_name = "RECORDING|BUNDLE")]
     against: Option<PathBuf>,
-    /// Largest difference over the largest recorded magnitude
-    #[arg(long, value_name = "X", default_value_t = 1e-4, value_parser = tolerance, requires = "against")]
-    tolerance: f64,
+    /// Largest difference over the largest recorded magnitude [default: 1e-4 for recordings, any for a bundle]
+    #[arg(long, value_name = "X", value_parser = tolerance, requires = "against")]
+    tolerance: Option<f64>,
     #[command(flatten)]
     engine: EngineArgs,
 }
+
+/// What networks in 32 bits keep with a wide margin.
+const TOLERANCE: f64 = 1e-4;
 
 fn tolerance(text: &str) -> Result<f64, String> {
     let fits = |x: &f64| x.is_finite() && *x >= 0.0;
@@ -42,7 +48,12 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         let engine = args.engine.resolve()?;
         report.engine = Some(engine.backend.name());
         match &args.against {
-            Some(recording) => compare(&bundle, &engine, recording, args.tolerance, &mut report)?,
+            Some(other) if beside::is_bundle(other) => {
+                beside::beside(&bundle, &engine, other, args.tolerance, &mut report)?;
+            }
+            Some(recording) => {
+                compare(&bundle, &engine, recording, args.tolerance.unwrap_or(TOLERANCE), &mut report)?;
+            }
             None => load(&bundle, &engine, &mut report),
         }
     }
@@ -129,12 +140,16 @@ impl fmt::Display for Report {
             rows.push(vec![finding.file.clone(), finding.check.to_owned(), result]);
         }
         writeln!(f, "{}", table(&rows))?;
-        if let (Some(engine), Some(tolerance)) = (self.engine, self.tolerance) {
+        if let (Some(engine), false) = (self.engine, self.parity.is_empty()) {
             let heading = ["part", "case", "output", "max abs", "relative", "cosine", ""];
             let mut rows = vec![heading.map(str::to_owned).to_vec()];
             rows.extend(self.parity.iter().map(Row::cells));
             writeln!(f, "\n{}", table(&rows))?;
-            writeln!(f, "\nengine {engine}, relative difference of at most {tolerance:.1e} allowed")?;
+            let allowed = match self.tolerance {
+                Some(tolerance) => format!("relative difference of at most {tolerance:.1e} allowed"),
+                None => "any difference allowed (--tolerance)".to_owned(),
+            };
+            writeln!(f, "\nengine {engine}, {allowed}")?;
         }
         if !self.not_recorded.is_empty() {
             writeln!(f, "not recorded: {}", self.not_recorded.join(", "))?;

@@ -6,13 +6,14 @@ use std::time::Instant;
 use anyhow::Context;
 use ndarray::{ArrayD, IxDyn};
 use serde::Serialize;
-use vldm_graphs::bundle::{Manifest, Port, PortDim, PortType};
+use vldm_graphs::bundle::{Manifest, Port, PortType};
 use vldm_runtime::Tensor;
 
 use crate::bundle::Bundle;
 use crate::engine::Engine;
 use crate::machine;
 use crate::output::{Output, bytes, seconds, table};
+use crate::question;
 
 #[derive(Serialize)]
 struct Measured {
@@ -73,24 +74,7 @@ pub fn run(bundle: &Bundle, engine: &Engine, calls: u32, out: Output) -> anyhow:
 
 /// Zeros of the shape that `port` has on the bundle's own sizes.
 fn input(port: &Port, all: &[Port], bundle: &Manifest) -> anyhow::Result<Tensor> {
-    let c = &bundle.cascade;
-    let in_pixels = all.iter().any(|p| p.name == "image" || p.name == "low_res");
-    let grid = c.latent_size.map(|n| if in_pixels { n * c.spatial_factor } else { n });
-    let text = c.text.as_ref().map(|text| text.length);
-    let symbol = |name: &str| match name {
-        "batch" | "texts" | "windows" => Ok(1),
-        "frames" => Ok(c.window),
-        "height" => Ok(grid[0]),
-        "width" => Ok(grid[1]),
-        "tokens" | "temporal_tokens" => Ok(text.unwrap_or(c.labels.len().max(1))),
-        "length" => Ok(if all.iter().any(|p| p.name == "input_ids") { text.unwrap_or(1) } else { c.window }),
-        other => Err(anyhow::anyhow!("input `{}`: no size is known for dimension `{other}`", port.name)),
-    };
-    let size = |dim: &PortDim| match dim {
-        PortDim::Fixed(n) => Ok(*n as usize),
-        PortDim::Symbol(product) => product.split('*').map(symbol).product(),
-    };
-    let shape = port.shape.iter().map(size).collect::<anyhow::Result<Vec<usize>>>()?;
+    let shape = question::shape(port, all, bundle)?;
     Ok(match port.dtype {
         PortType::F32 => Tensor::F32(ArrayD::zeros(IxDyn(&shape))),
         PortType::I64 => Tensor::I64(ArrayD::zeros(IxDyn(&shape))),

@@ -7,12 +7,13 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use vldm_exporter::{BundleFolder, LinkMode};
-use vldm_graphs::bundle::{self, Optimized, Part};
+use vldm_graphs::bundle::{self, Manifest, Optimized, Part, Precision};
 use vldm_graphs::ir::Graph;
 use vldm_graphs::onnx;
 use vldm_optimize::binding::bindings_of;
-use vldm_optimize::{Options, Phase, Refusal, Rule, RuleReport, optimize, recipe, split};
+use vldm_optimize::{Options, Phase, Refusal, Rule, RuleReport, Target, optimize, recipe, split};
 
+use super::precision::{Packing, in_precision};
 use crate::bundle::Bundle;
 use crate::inspect::{part_graph, savings};
 
@@ -25,6 +26,15 @@ pub struct Settings {
     pub options: Options,
     /// Whether denoising networks are cut.
     pub split: bool,
+    /// How weights are stored and numbers computed.
+    pub precision: Precision,
+}
+
+impl Settings {
+    /// The whole recipe of a target, as exact as the bundle.
+    pub fn of(target: Target) -> Self {
+        Self { options: Options::new(target), split: true, precision: Precision::F32 }
+    }
 }
 
 /// What was done to a part.
@@ -40,6 +50,9 @@ pub struct Rewritten {
     pub pieces: Vec<&'static str>,
     /// Share of a run's arithmetic that the pieces save.
     pub saved: Option<f64>,
+    /// What is not stored, or not computed, in the precision that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Declined>,
 }
 
 /// What a rule did.
@@ -102,19 +115,24 @@ pub fn rewrite(
     BundleFolder::check(out, force)?;
     let mut manifest = bundle.manifest.clone();
     let folder = BundleFolder::create(out, force)?;
-    let mut reports = Vec::new();
-    for (name, part) in &mut manifest.parts {
+    let mut parts = Vec::new();
+    for name in bundle.manifest.parts.keys() {
         let graph = part_graph(&bundle.path, &bundle.manifest, name)?;
-        let done = one(bundle, settings, name, &graph).with_context(|| format!("part `{name}`"))?;
-        write(&folder, part, &done)?;
-        reports.push(done.report);
+        parts.push(one(bundle, settings, name, &graph).with_context(|| format!("part `{name}`"))?);
     }
-    let used: BTreeSet<&String> = manifest.parts.values().flat_map(|part| &part.weights).collect();
-    let used: Vec<String> = used.into_iter().cloned().collect();
-    manifest.weights.retain(|file, _| used.contains(file));
-    manifest.provenance.merged.retain(|file, _| used.contains(file));
-    for (file, described) in &mut manifest.weights {
-        *described = folder.carry(&bundle.path, file, described, mode)?;
+    if settings.precision == Precision::F32 {
+        carry(&folder, bundle, mode, &mut manifest, &parts)?;
+    } else {
+        let packing = Packing::new(settings.precision, &mut parts);
+        manifest.weights.clear();
+        let places = packing.write(&folder, bundle, &mut manifest, &mut parts)?;
+        for done in &mut parts {
+            in_precision(settings.precision, &places, done)?;
+        }
+    }
+    for done in &parts {
+        let part = manifest.parts.get_mut(&done.report.name).context("every part was rewritten")?;
+        write(&folder, part, done)?;
     }
     for (file, described) in &mut manifest.files {
         *described = folder.carry(&bundle.path, file, described, LinkMode::Copy)?;
@@ -124,17 +142,38 @@ pub fn rewrite(
     let rules = recipe(settings.options.target).map(Rule::name);
     let mut names: Vec<String> = rules.filter(|n| chosen(n) && !skipped(n)).map(str::to_owned).collect();
     names.extend(settings.split.then(|| super::SPLIT.to_owned()));
-    manifest.optimized = Some(Optimized { target: settings.options.target.name().to_owned(), recipe: names });
+    let target = settings.options.target.name().to_owned();
+    manifest.optimized = Some(Optimized { target, recipe: names, precision: settings.precision });
     manifest.write(folder.folder())?;
     folder.finish()?;
-    Ok(reports)
+    Ok(parts.into_iter().map(|done| done.report).collect())
+}
+
+/// The weight files that the `parts` use, as they are.
+fn carry(
+    folder: &BundleFolder,
+    bundle: &Bundle,
+    mode: LinkMode,
+    manifest: &mut Manifest,
+    parts: &[Done],
+) -> anyhow::Result<()> {
+    let used: BTreeSet<&str> = parts.iter().flat_map(|done| done.graph.weight_files()).collect();
+    manifest.weights.retain(|file, _| used.contains(file.as_str()));
+    manifest.provenance.merged.retain(|file, _| used.contains(file.as_str()));
+    for (file, described) in &mut manifest.weights {
+        *described = folder.carry(&bundle.path, file, described, mode)?;
+    }
+    Ok(())
 }
 
 /// An optimised part.
-struct Done {
-    graph: Graph,
-    pieces: Vec<(Phase, Graph)>,
-    report: Rewritten,
+pub struct Done {
+    /// Its graph.
+    pub graph: Graph,
+    /// The graph cut along its binding times.
+    pub pieces: Vec<(Phase, Graph)>,
+    /// What was done to it.
+    pub report: Rewritten,
 }
 
 fn one(bundle: &Bundle, settings: &Settings, name: &str, graph: &Graph) -> anyhow::Result<Done> {
@@ -150,6 +189,7 @@ fn one(bundle: &Bundle, settings: &Settings, name: &str, graph: &Graph) -> anyho
         rules: done.rules.into_iter().map(Applied::from).collect(),
         pieces: pieces.iter().map(|(phase, _)| phase.name()).collect(),
         saved,
+        kept: Vec::new(),
     };
     Ok(Done { graph, pieces, report })
 }
