@@ -227,9 +227,12 @@ mod tests {
 
     use super::*;
 
-    fn file(folder: &Path, tensors: &[(&str, &[usize], &[f32])]) -> (WeightFile, Vec<Location>) {
+    /// Name, shape and numbers.
+    type Given<'t> = (&'t str, &'t [usize], &'t [f32]);
+
+    fn file(folder: &Path, tensors: &[Given]) -> (WeightFile, Vec<Location>) {
         let data: Vec<Vec<u8>> = tensors.iter().map(|t| t.2.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-        let view = |(t, bytes): (&(&str, &[usize], &[f32]), &'_ Vec<u8>)| (t.0.to_owned(), t.1.to_vec(), bytes.clone());
+        let view = |(t, bytes): (&Given, &Vec<u8>)| (t.0.to_owned(), t.1.to_vec(), bytes.clone());
         let all: Vec<_> = tensors.iter().zip(&data).map(view).collect();
         let views = all.iter().map(|(name, shape, bytes)| {
             (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
@@ -255,7 +258,7 @@ mod tests {
     #[test]
     fn weights_are_stored_as_they_ask_in_a_file_that_others_read() {
         let dir = tempfile::tempdir().unwrap();
-        let tensors: [(&str, &[usize], &[f32]); 4] = [
+        let tensors: [Given; 4] = [
             ("a", &[2, 2], &[1.0, -2.0, 0.0, 0.0]),
             ("b", &[1, 2], &[0.1, 1e9]),
             ("c", &[3], &[1.0, 2.0, 3.0]),

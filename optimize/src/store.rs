@@ -39,7 +39,6 @@ pub fn choose(graph: &Graph, precision: Precision) -> Choice {
         let InitializerData::External(location) = &weight.data else { continue };
         let matrix = weight.shape.len() >= 2;
         let wanted = match precision {
-            Precision::F32 => Stored::AsIs,
             Precision::F16 | Precision::F16Weights if weight.dtype == DType::F32 && matrix => Stored::F16,
             Precision::Int8Weights if matrix && is_float(weight.dtype) => Stored::I8,
             _ => Stored::AsIs,

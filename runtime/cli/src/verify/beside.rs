@@ -64,8 +64,11 @@ pub fn beside(
     Ok(())
 }
 
-/// Name and inputs of each question to a part.
-fn questions(part: &Part, manifest: &Manifest) -> anyhow::Result<Vec<(String, Vec<(String, Tensor)>)>> {
+/// Name and inputs.
+type Question = (String, Vec<(String, Tensor)>);
+
+/// The questions to a part.
+fn questions(part: &Part, manifest: &Manifest) -> anyhow::Result<Vec<Question>> {
     if !part.inputs.iter().any(|p| p.name == "timestep") {
         return Ok(vec![(format!("seed {SEED}"), question(part, manifest, SEED, 0.0)?)]);
     }
