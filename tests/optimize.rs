@@ -25,7 +25,7 @@ fn run(piece: &dyn Session, known: &mut BTreeMap<String, Tensor>) {
 
 fn load(folder: &Path, part: &str) -> Vec<(Phase, Box<dyn Session>)> {
     let graph = onnx::read(&folder.join(format!("{part}.onnx"))).unwrap();
-    let options = LoadOptions { threads: 1, lanes: 1, kernels: true, library: None, crew: None };
+    let options = LoadOptions::default();
     let pieces = split(&graph, binding_of).unwrap().pieces;
     let session = |(phase, piece)| {
         let file = folder.join(format!("{part}.{}.onnx", Phase::name(phase)));

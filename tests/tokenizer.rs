@@ -5,9 +5,11 @@ use std::fs;
 
 use serde::Deserialize;
 use vldm_graphs::bundle::{Manifest, Text};
+use vldm_runtime::Tensor;
 use vldm_runtime::text::Tokenizer;
-use vldm_runtime::{BACKENDS, LoadOptions, Tensor};
-use vldm_tests::{bundle, python};
+use vldm_tests::bundle;
+
+use crate::parity::engines;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -161,12 +163,8 @@ fn weights_stand_at_the_tokens_they_were_given_to() {
 #[test]
 fn ids_beyond_the_table_and_texts_beyond_the_positions_are_errors() {
     let model = bundle::of("sd1").join("text_encoder.onnx");
-    for backend in BACKENDS {
-        let library = if backend.name() == "ort" { python::ort_library().map(Into::into) } else { None };
-        if backend.name() == "ort" && library.is_none() {
-            continue;
-        }
-        let session = backend.load(&model, &LoadOptions { library, ..LoadOptions::default() }).unwrap();
+    for (backend, options) in engines(true) {
+        let session = backend.load(&model, &options).unwrap();
         for (length, id) in [(77, 1490_i64), (77, i64::from(u32::MAX)), (78, 5), (500, 5)] {
             let ids = Tensor::I64(ndarray::ArrayD::from_elem(vec![1, length], id));
             let answer = session.run(&[("input_ids", &ids)]);

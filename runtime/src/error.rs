@@ -99,8 +99,13 @@ pub enum BackendError {
         source: Cause,
     },
     /// An engine that lives in a shared library was asked for without one.
-    #[error("no ONNX Runtime library is named; `vldm setup ort` gets one, or choose --engine tract")]
-    NoLibrary,
+    #[error("engine {engine} needs an ONNX Runtime library, and none is named; {has} has it")]
+    NoLibrary {
+        /// The engine.
+        engine: &'static str,
+        /// What has it.
+        has: &'static str,
+    },
     /// The shared library is missing, too old or no such library.
     #[error("{path} is no ONNX Runtime library that can be used; `vldm setup ort` gets one")]
     Library {
@@ -109,6 +114,47 @@ pub enum BackendError {
         /// What the loader said.
         #[source]
         source: Cause,
+    },
+    /// The execution provider is not part of that ONNX Runtime.
+    #[error("engine {engine} needs {file} beside {library}; {has} has it")]
+    NoProvider {
+        /// The engine.
+        engine: &'static str,
+        /// ONNX Runtime's library.
+        library: PathBuf,
+        /// The provider's file.
+        file: &'static str,
+        /// What has the file.
+        has: &'static str,
+    },
+    /// A library that the execution provider needs is not there.
+    #[error("engine {engine} needs {library}, which is not found; {remedy}")]
+    ProviderLibrary {
+        /// The engine.
+        engine: &'static str,
+        /// The library.
+        library: String,
+        /// What has it.
+        remedy: &'static str,
+    },
+    /// The execution provider cannot be used.
+    #[error("engine {engine} cannot be used")]
+    Provider {
+        /// The engine.
+        engine: &'static str,
+        /// The engine's own words.
+        #[source]
+        source: Cause,
+    },
+    /// The engine leaves part of a model to the processor.
+    #[error("{engine} does not take all of {path}: {what}; --fallback computes them on the processor")]
+    Placement {
+        /// The engine.
+        engine: &'static str,
+        /// The model.
+        path: PathBuf,
+        /// How many nodes, and which.
+        what: String,
     },
     /// A process can hold one ONNX Runtime only.
     #[error("{path} cannot be used: this process already runs ONNX Runtime from {loaded}")]

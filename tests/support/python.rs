@@ -86,15 +86,22 @@ pub fn compile(job: &Path) -> Option<serde_json::Value> {
 /// The ONNX Runtime library that `vldm setup ort` gets, or `None` when pip cannot get it.
 pub fn ort_library() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    LIBRARY
-        .get_or_init(|| {
-            let folder = crate::target().join("ort");
-            let ran = program::vldm(["--json", "setup", "ort", "--dir", folder.to_str().unwrap()]);
-            if ran.code != Some(0) {
-                missing("ONNX Runtime", &ran.stderr);
-                return None;
-            }
-            Some(PathBuf::from(ran.json()["library"].as_str().unwrap()))
-        })
-        .as_deref()
+    LIBRARY.get_or_init(|| setup("ort", &[])).as_deref()
+}
+
+/// The same with OpenVINO, or `None` when pip cannot get it or there is none for this machine.
+pub fn openvino_library() -> Option<&'static Path> {
+    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
+    LIBRARY.get_or_init(|| setup("ort-openvino", &["--openvino"])).as_deref()
+}
+
+fn setup(folder: &str, which: &[&str]) -> Option<PathBuf> {
+    let folder = crate::target().join(folder);
+    let args = ["--json", "setup", "ort", "--dir", folder.to_str()?];
+    let ran = program::vldm(args.into_iter().chain(which.iter().copied()));
+    if ran.code != Some(0) {
+        missing("ONNX Runtime", &ran.stderr);
+        return None;
+    }
+    Some(PathBuf::from(ran.json()["library"].as_str()?))
 }

@@ -42,6 +42,8 @@ fn target_of(engine: &str) -> Option<Target> {
     match engine {
         "ort" => Some(Target::Cpu),
         "tract" => Some(Target::Tract),
+        "cuda" => Some(Target::Cuda),
+        "tensorrt" | "tensorrt-rtx" => Some(Target::TensorRt),
         _ => None,
     }
 }

@@ -3,11 +3,12 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::builder::PossibleValuesParser;
-use vldm_runtime::{BACKENDS, Backend, LoadOptions, backend};
+use vldm_runtime::{BACKENDS, Backend, LoadOptions, Settings, backend};
 
 use crate::onnxruntime;
+use crate::plan::key_value;
 
 /// Which engine runs the networks, and how.
 #[derive(clap::Args)]
@@ -16,7 +17,14 @@ pub struct EngineArgs {
     /// Engine that runs the networks; the other one never steps in for it [default: the first]
     #[arg(long, value_parser = PossibleValuesParser::new(BACKENDS.iter().map(|b| b.name())))]
     engine: Option<String>,
-    /// ONNX Runtime library for `--engine ort` [default: $ORT_DYLIB_PATH, then what `vldm setup ort` got]
+    /// Set something about the engine, such as device=1 for cuda; `vldm doctor --settings` lists what there is; may be
+    /// given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = key_value)]
+    engine_set: Vec<(String, String)>,
+    /// Let the processor compute what the engine's device does not take; an error that names it otherwise
+    #[arg(long)]
+    fallback: bool,
+    /// ONNX Runtime library for every engine but tract [default: $ORT_DYLIB_PATH, then what `vldm setup ort` got]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
     /// Processor threads [default: all]
@@ -48,17 +56,23 @@ impl EngineArgs {
     pub fn resolve(self) -> anyhow::Result<Engine> {
         let name = self.engine.as_deref().unwrap_or(BACKENDS[0].name());
         let Some(backend) = backend(name) else { bail!("no engine is called `{name}`") };
-        let is_ort = backend.name() == "ort";
-        ensure!(is_ort || self.ort_lib.is_none(), "--ort-lib is for --engine ort; the engine is {}", backend.name());
-        let library = if is_ort { self.ort_lib.or_else(onnxruntime::find) } else { None };
+        let needs = backend.needs_library();
+        ensure!(needs || self.ort_lib.is_none(), "--ort-lib is for ONNX Runtime; the engine is {}", backend.name());
+        let library = if needs { self.ort_lib.or_else(|| onnxruntime::find(backend.name())) } else { None };
+        ensure!(
+            !self.fallback || !backend.settings().is_empty(),
+            "--fallback is for engines on a device of their own; the engine is {}",
+            backend.name()
+        );
+        let settings = Settings::parse(backend.name(), backend.settings(), &self.engine_set).context("--engine-set")?;
         let probe = backend.probe(library.as_deref());
         ensure!(probe.available(), "engine {}: {}", backend.name(), probe.detail);
         let threads = match self.threads {
             Some(n) => n.get(),
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
-        let options =
-            LoadOptions { threads, lanes: backend.lanes(threads), kernels: !self.no_kernels, library, crew: None };
+        let (lanes, kernels, fallback) = (backend.lanes(threads), !self.no_kernels, self.fallback);
+        let options = LoadOptions { threads, lanes, kernels, library, settings, fallback, crew: None };
         Ok(Engine { backend, options })
     }
 }

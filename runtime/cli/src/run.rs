@@ -148,8 +148,10 @@ pub fn make_on(
     let cancel = interrupt::listen()?;
     let o = &job.engine.options;
     let (threads, kernels, library) = (o.threads, o.kernels, o.library.clone());
+    let (settings, fallback) = (o.settings.clone(), o.fallback);
     let (keeping, wish) = folder.map_or((None, Wish::default()), |f| (Some(f.keeping()), f.wish.clone()));
-    let options = RunOptions { threads, lanes: Some(o.lanes), kernels, library, cancel, keeping, wish };
+    let options =
+        RunOptions { threads, lanes: Some(o.lanes), kernels, library, settings, fallback, cancel, keeping, wish };
     let bundle = (job.bundle.path.as_path(), &job.bundle.manifest);
     match cascade::run(job.plan, bundle, job.engine.backend, &options, progress, screen) {
         Err(CascadeError::Cancelled) => {

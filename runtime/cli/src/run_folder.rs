@@ -128,7 +128,12 @@ pub fn program(engine: &Engine) -> anyhow::Result<String> {
     let kernels = if engine.options.kernels { "kernels" } else { "no kernels" };
     let processor = [&[std::env::consts::ARCH][..], &machine::cpu_features()].concat().join(" ");
     let (name, vldm) = (engine.backend.name(), env!("CARGO_PKG_VERSION"));
-    Ok(format!("vldm {vldm} {}, {name} {version}, {kernels}, {processor}", &built[..12]))
+    let settings = match (engine.options.settings.to_string(), engine.options.fallback) {
+        (set, false) if set.is_empty() => String::new(),
+        (set, false) => format!(" ({set})"),
+        (set, true) => format!(" ({set}; falls back on the processor)"),
+    };
+    Ok(format!("vldm {vldm} {}, {name} {version}{settings}, {kernels}, {processor}", &built[..12]))
 }
 
 /// `STAGE`, `STAGE:7` or `STAGE:0..4`.

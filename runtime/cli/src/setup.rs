@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::onnxruntime::{self, Wheel};
+use crate::onnxruntime::{self, Build, Wheel};
 use crate::output::{Output, note};
 
 /// Get what an optional engine needs.
@@ -22,8 +22,14 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Get the pinned ONNX Runtime library through pip, check its digest and put it where `--engine ort` finds it
+    /// Get a pinned ONNX Runtime library through pip, check its digest and put it where engines find it
     Ort {
+        /// The one for --engine cuda and tensorrt
+        #[arg(long)]
+        gpu: bool,
+        /// The one for --engine openvino
+        #[arg(long, conflicts_with = "gpu")]
+        openvino: bool,
         /// Folder for the library [default: the user's data folder]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
@@ -35,6 +41,7 @@ enum What {
 
 #[derive(Serialize)]
 struct Report {
+    name: &'static str,
     library: PathBuf,
     version: &'static str,
     fetched: bool,
@@ -43,32 +50,37 @@ struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = if self.fetched { "is now" } else { "was already" };
-        write!(f, "ONNX Runtime {} {how} in {}", self.version, self.library.display())
+        write!(f, "{} {} {how} in {}", self.name, self.version, self.library.display())
     }
 }
 
 /// Runs the command.
 pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
-    let What::Ort { dir, python } = args.what;
-    let dir = dir.map_or_else(onnxruntime::setup_folder, Ok)?;
-    let library = dir.join(onnxruntime::pinned_name());
+    let What::Ort { gpu, openvino, dir, python } = args.what;
+    let build = match (gpu, openvino) {
+        (true, _) => &onnxruntime::GPU,
+        (_, true) => &onnxruntime::OPENVINO,
+        _ => &onnxruntime::CPU,
+    };
+    let dir = dir.map_or_else(|| build.folder(), Ok)?;
+    let library = dir.join(build.library());
     let fetched = !library.is_file();
     if fetched {
-        let wheel = onnxruntime::wheel().with_context(|| {
+        let wheel = build.wheel().with_context(|| {
             let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
-            format!("no ONNX Runtime is pinned for {os} on {arch}; name a library of your own with --ort-lib")
+            format!("no {} is pinned for {os} on {arch}; name a library of your own with --ort-lib", build.name)
         })?;
-        note(format!("asking pip for ONNX Runtime {} (about 30 MB)", onnxruntime::VERSION));
-        fetch(wheel, &python, &dir)?;
+        note(format!("asking pip for {} {} (about {})", build.name, build.version, build.size));
+        fetch(build, wheel, &python, &dir)?;
     }
-    out.result(&Report { library, version: onnxruntime::VERSION, fetched })
+    out.result(&Report { name: build.name, library, version: build.version, fetched })
 }
 
-/// Downloads beside the final folder, checks, unpacks, and only then moves the library into place.
-fn fetch(wheel: &Wheel, python: &Path, dir: &Path) -> anyhow::Result<()> {
+/// Downloads beside the final folder, checks, unpacks, and only then moves the files into place, the library last.
+fn fetch(build: &Build, wheel: &Wheel, python: &Path, dir: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
     let scratch = tempfile::Builder::new().prefix(".download-").tempdir_in(dir)?;
-    let package = format!("onnxruntime=={}", onnxruntime::VERSION);
+    let package = format!("{}=={}", build.package, build.version);
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
     pip.args(["--implementation", "cp", "--python-version", onnxruntime::PYTHON, "--platform", wheel.platform]);
@@ -80,10 +92,13 @@ fn fetch(wheel: &Wheel, python: &Path, dir: &Path) -> anyhow::Result<()> {
     let mut unzip = Command::new(python);
     unzip.args(["-m", "zipfile", "-e"]).arg(&file).arg(&unpacked);
     ask(unzip, "python's zipfile")?;
-    let library = unpacked.join("onnxruntime/capi").join(onnxruntime::pinned_name());
-    let place = dir.join(onnxruntime::pinned_name());
-    fs::File::open(&library).and_then(|f| f.sync_all()).with_context(|| format!("{}", library.display()))?;
-    fs::rename(&library, &place).with_context(|| format!("{}", place.display()))
+    let library = build.library();
+    for name in build.beside.iter().copied().chain([library.as_str()]) {
+        let (from, place) = (unpacked.join("onnxruntime/capi").join(name), dir.join(name));
+        fs::File::open(&from).and_then(|f| f.sync_all()).with_context(|| format!("{}", from.display()))?;
+        fs::rename(&from, &place).with_context(|| format!("{}", place.display()))?;
+    }
+    Ok(())
 }
 
 fn ask(mut command: Command, name: &str) -> anyhow::Result<()> {

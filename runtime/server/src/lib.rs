@@ -72,8 +72,8 @@ pub async fn serve(
 fn inference(models: &Models, engine: &Engine, ready: &Ready) -> Router {
     let bundle =
         |m: &Model| kserve::Bundle { name: m.name.clone(), dir: m.bundle.clone(), manifest: m.manifest.clone() };
-    let Engine { backend, threads, lanes, kernels, library } = engine.clone();
-    let options = LoadOptions { threads, lanes, kernels, library, crew: None };
+    let Engine { backend, threads, lanes, kernels, library, settings, fallback } = engine.clone();
+    let options = LoadOptions { threads, lanes, kernels, library, settings, fallback, crew: None };
     let ready = ready.clone();
     kserve::router(
         models.iter().map(bundle).collect(),

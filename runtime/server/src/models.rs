@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use vldm_graphs::bundle::Manifest;
-use vldm_runtime::Backend;
 use vldm_runtime::cascade::plan::Plan;
+use vldm_runtime::{Backend, Settings};
 
 /// A plan and its bundle, opened, checked and ready for the engine.
 #[derive(Clone, Debug)]
@@ -71,4 +71,8 @@ pub struct Engine {
     pub kernels: bool,
     /// The shared library, for an engine that lives in one.
     pub library: Option<PathBuf>,
+    /// What is set about the engine.
+    pub settings: Settings,
+    /// What the engine's device does not take may be computed on the processor.
+    pub fallback: bool,
 }

@@ -6,6 +6,7 @@ mod native;
 #[cfg(feature = "ort")]
 mod ort;
 mod port;
+mod settings;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tract")]
@@ -14,6 +15,7 @@ mod tract;
 use std::path::{Path, PathBuf};
 
 pub use port::{Axis, Port, arrange};
+pub use settings::{Kind, Setting, SettingError, Settings};
 
 use crate::crew::Crew;
 use crate::error::BackendError;
@@ -24,13 +26,31 @@ pub static BACKENDS: &[&dyn Backend] = &[
     #[cfg(feature = "tract")]
     &tract::Tract,
     #[cfg(feature = "ort")]
-    &ort::Ort,
+    &ort::ENGINES[0],
+    #[cfg(feature = "ort")]
+    &ort::ENGINES[1],
+    #[cfg(feature = "ort")]
+    &ort::ENGINES[2],
+    #[cfg(feature = "ort")]
+    &ort::ENGINES[3],
+    #[cfg(feature = "ort")]
+    &ort::ENGINES[4],
 ];
 
 /// An engine.
 pub trait Backend: Sync {
     /// The name on the command line.
     fn name(&self) -> &'static str;
+
+    /// Does it live in a shared library that is not part of this program?
+    fn needs_library(&self) -> bool {
+        false
+    }
+
+    /// What can be set about it.
+    fn settings(&self) -> &'static [Setting] {
+        &[]
+    }
 
     /// Is it there, and which version? `library` names the shared library of an engine
     /// that lives in one; other engines ignore it.
@@ -75,6 +95,10 @@ pub struct LoadOptions {
     pub kernels: bool,
     /// The shared library, for an engine that lives in one.
     pub library: Option<PathBuf>,
+    /// What is set about the engine.
+    pub settings: Settings,
+    /// What the engine's device does not take may be computed on the processor; it is an error otherwise.
+    pub fallback: bool,
     /// Processors that several sessions and their callers share, for an engine without threads of its own; none: this
     /// session has `threads` to itself.
     pub crew: Option<Crew>,
@@ -82,7 +106,15 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { threads: 1, lanes: 1, kernels: true, library: None, crew: None }
+        Self {
+            threads: 1,
+            lanes: 1,
+            kernels: true,
+            library: None,
+            settings: Settings::default(),
+            fallback: false,
+            crew: None,
+        }
     }
 }
 

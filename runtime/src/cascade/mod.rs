@@ -49,7 +49,7 @@ use self::plan::Plan;
 use self::recipe::Recipes;
 use self::sessions::Sessions;
 use self::stages::Stages;
-use crate::backend::{Backend, LoadOptions};
+use crate::backend::{Backend, LoadOptions, Settings};
 use crate::crew::Crew;
 use crate::video::FrameSink;
 
@@ -64,6 +64,10 @@ pub struct RunOptions<'a> {
     pub kernels: bool,
     /// The shared library, for an engine that lives in one.
     pub library: Option<PathBuf>,
+    /// What is set about the engine.
+    pub settings: Settings,
+    /// What the engine's device does not take may be computed on the processor.
+    pub fallback: bool,
     /// Becomes true to stop the run at the next denoising step.
     pub cancel: &'a AtomicBool,
     /// How finished work is kept; it is not when absent.
@@ -98,7 +102,8 @@ pub fn run(
     let lanes = options.lanes.unwrap_or_else(|| backend.lanes(threads)).max(1);
     let crew = Crew::new(lanes.max(backend.lanes(threads)));
     let (kernels, library) = (options.kernels, options.library.clone());
-    let load = LoadOptions { threads, lanes, kernels, library, crew: Some(crew.clone()) };
+    let (settings, fallback) = (options.settings.clone(), options.fallback);
+    let load = LoadOptions { threads, lanes, kernels, library, settings, fallback, crew: Some(crew.clone()) };
     let film = Film { format: screen.format, spec: layout.video(plan) };
     let keeper = keeper(plan, bundle, &layout, options, film)?;
     let all = Agenda::all(&layout);

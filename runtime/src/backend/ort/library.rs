@@ -1,9 +1,10 @@
 //! The ONNX Runtime library: opened once per process, from the path it was given.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 
 use crate::backend::Probe;
 use crate::error::BackendError;
@@ -27,20 +28,29 @@ pub fn environment(library: &Path) -> Result<Environment, BackendError> {
         Some((from, _)) => Err(BackendError::OtherLibrary { path, loaded: from.clone() }),
         None => {
             let builder = ort::init_from(&path).map_err(|e| unusable(e.into()))?;
-            let environment =
-                builder.with_name("vldm").with_telemetry(false).build().map_err(|e| unusable(e.into()))?;
-            environment.set_log_level(ort::logging::LogLevel::Error);
+            let builder = builder.with_name("vldm").with_telemetry(false).with_logger(Arc::new(log));
+            let environment = builder.build().map_err(|e| unusable(e.into()))?;
+            environment.set_log_level(LogLevel::Error);
             *loaded = Some((path, environment.clone()));
             Ok(environment)
         }
     }
 }
 
+/// What ONNX Runtime says goes where our own messages go.
+fn log(level: LogLevel, category: &str, _: &str, place: &str, message: &str) {
+    match level {
+        LogLevel::Verbose => tracing::trace!(category, place, "{message}"),
+        LogLevel::Info => tracing::debug!(category, place, "{message}"),
+        LogLevel::Warning => tracing::info!(category, place, "{message}"),
+        LogLevel::Error | LogLevel::Fatal => tracing::warn!(category, "{}", message.trim_end()),
+    }
+}
+
 /// Is there a library at that path that can be used?
-pub fn probe(library: Option<&Path>) -> Probe {
-    let found = library.ok_or(BackendError::NoLibrary).and_then(|path| Ok((path, environment(path)?)));
-    match found {
-        Ok((path, _)) => Probe { version: Some(version(path)), detail: path.display().to_string() },
+pub fn probe(library: &Path) -> Probe {
+    match environment(library) {
+        Ok(_) => Probe { version: Some(version(library)), detail: library.display().to_string() },
         Err(e) => Probe { version: None, detail: with_causes(&e) },
     }
 }
@@ -56,7 +66,8 @@ fn version(library: &Path) -> String {
     found.map_or_else(|| ort::info().to_owned(), str::to_owned)
 }
 
-fn with_causes(e: &dyn std::error::Error) -> String {
+/// An error and what caused it, in one line.
+pub fn with_causes(e: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(e), |e| e.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
@@ -67,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_an_error_that_names_the_remedy() {
-        let probe = probe(Some(Path::new("/nowhere/libonnxruntime.so")));
+        let probe = probe(Path::new("/nowhere/libonnxruntime.so"));
         assert!(!probe.available());
         assert!(probe.detail.starts_with("/nowhere/libonnxruntime.so is no ONNX Runtime"), "{}", probe.detail);
         assert!(probe.detail.contains("vldm setup ort"), "{}", probe.detail);
@@ -85,10 +96,5 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "not a library").unwrap();
         assert!(matches!(environment(file.path()), Err(BackendError::Library { .. })));
-    }
-
-    #[test]
-    fn no_library_at_all_is_an_error_that_names_the_remedy() {
-        assert!(probe(None).detail.contains("vldm setup ort"));
     }
 }

@@ -1,8 +1,10 @@
-//! ONNX Runtime from a shared library that the caller names. One session serves one
-//! caller at a time and spreads each operator over its threads.
+//! ONNX Runtime from a shared library that the caller names, an engine for each of its execution providers. One session
+//! serves one caller at a time and spreads each operator over its threads.
 
 mod library;
 mod operator;
+mod placement;
+mod providers;
 mod spread;
 
 use std::borrow::Cow;
@@ -11,40 +13,142 @@ use std::sync::{Mutex, PoisonError};
 
 use ndarray::ArrayD;
 use ort::operator::OperatorDomain;
+use ort::session::builder::SessionBuilder as Builder;
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{Outlet, Tensor as OrtTensor, TensorElementType, ValueType};
 
+use self::providers::{Missing, On, PROVIDERS, Provider, missing};
 use super::port::{Axis, Port, arrange};
-use super::{Backend, LoadOptions, Probe, Session};
+use super::{Backend, LoadOptions, Probe, Session, Setting, Settings};
 use crate::error::BackendError;
 use crate::tensor::{DType, Tensor};
 
-const NAME: &str = "ort";
+/// One engine an execution provider, in the order of [`PROVIDERS`].
+pub static ENGINES: [Ort; PROVIDERS.len()] = {
+    let mut engines = [Ort(PROVIDERS[0]); PROVIDERS.len()];
+    let mut i = 1;
+    while i < engines.len() {
+        engines[i] = Ort(PROVIDERS[i]);
+        i += 1;
+    }
+    engines
+};
 
-/// [ONNX Runtime](https://onnxruntime.ai) on the processor.
-pub struct Ort;
+/// [ONNX Runtime](https://onnxruntime.ai) on one of its execution providers.
+#[derive(Clone, Copy)]
+pub struct Ort(&'static dyn Provider);
+
+impl Ort {
+    /// Is this the processor, where our kernels run?
+    fn on_processor(&self) -> bool {
+        self.0.file().is_none()
+    }
+
+    fn no_library(&self) -> BackendError {
+        BackendError::NoLibrary { engine: self.name(), has: self.0.package() }
+    }
+
+    fn provider(&self, library: &Path, settings: &Settings, threads: usize) -> Result<Builder, BackendError> {
+        let environment = library::environment(library)?;
+        // The loader would look for a relative path in its own folders.
+        let (engine, library) = (self.name(), &library.canonicalize().unwrap_or_else(|_| library.to_owned()));
+        if let Some(file) = self.0.file().filter(|file| !library.with_file_name(file).is_file()) {
+            let has = self.0.package();
+            return Err(BackendError::NoProvider { engine, library: library.to_owned(), file, has });
+        }
+        let on = On { environment: &environment, library, settings, threads };
+        let build = || {
+            let builder = OrtSession::builder(&environment)?.with_intra_threads(threads)?;
+            self.0.append(&on, builder)
+        };
+        build().map_err(|source| match missing(source.message()) {
+            Some(Missing { library, remedy }) => BackendError::ProviderLibrary { engine, library, remedy },
+            None => BackendError::Provider { engine, source: source.into() },
+        })
+    }
+
+    fn commit(&self, builder: Builder, path: &Path, o: &LoadOptions) -> ort::Result<OrtSession> {
+        let mut builder = builder;
+        if o.kernels && self.on_processor() {
+            let threads = o.threads.max(1);
+            let mut domain = OperatorDomain::new(vldm_graphs::DOMAIN)?;
+            for function in operator::functions() {
+                domain = domain.add(operator::FunctionOperator { function, threads })?;
+            }
+            builder = builder.with_operators(domain)?;
+        }
+        if !self.on_processor() {
+            builder = builder.with_config_entry(placement::RECORD.0, placement::RECORD.1)?;
+        }
+        builder.commit_from_file(path)
+    }
+
+    /// Refuses a session that computes elsewhere what was asked of this provider.
+    fn check_placement(&self, session: &OrtSession, path: &Path, fallback: bool) -> Result<(), BackendError> {
+        let load = |source: ort::Error| BackendError::Load {
+            engine: self.name(),
+            path: path.to_owned(),
+            source: source.into(),
+        };
+        let nodes = placement::placement(session).map_err(load)?;
+        tracing::debug!(path = %path.display(), "{}", placement::summary(&nodes));
+        match placement::violations(&nodes, self.0.name()) {
+            Some(what) if !fallback => {
+                Err(BackendError::Placement { engine: self.name(), path: path.to_owned(), what })
+            }
+            Some(what) => {
+                tracing::warn!("{}: {what}", path.display());
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
 
 impl Backend for Ort {
     fn name(&self) -> &'static str {
-        NAME
+        self.0.engine()
+    }
+
+    fn needs_library(&self) -> bool {
+        true
+    }
+
+    fn settings(&self) -> &'static [Setting] {
+        self.0.settings()
     }
 
     fn probe(&self, library: Option<&Path>) -> Probe {
-        library::probe(library)
+        let Some(library) = library else {
+            return Probe { version: None, detail: self.no_library().to_string() };
+        };
+        let probe = library::probe(library);
+        if !probe.available() || self.on_processor() {
+            return probe;
+        }
+        match self.provider(library, &Settings::default(), 1) {
+            Ok(_) => probe,
+            Err(e) => Probe { version: None, detail: library::with_causes(&e) },
+        }
     }
 
     fn load(&self, path: &Path, o: &LoadOptions) -> Result<Box<dyn Session>, BackendError> {
-        let environment = library::environment(o.library.as_deref().ok_or(BackendError::NoLibrary)?)?;
+        let library = o.library.as_deref().ok_or_else(|| self.no_library())?;
+        let builder = self.provider(library, &o.settings, o.threads.max(1))?;
         std::fs::File::open(path).map_err(|source| BackendError::Read { path: path.to_owned(), source })?;
-        let session = commit(&environment, path, o).map_err(|source| BackendError::Load {
-            engine: NAME,
+        let session = self.commit(builder, path, o).map_err(|source| BackendError::Load {
+            engine: self.name(),
             path: path.to_owned(),
             source: source.into(),
         })?;
+        if !self.on_processor() {
+            self.check_placement(&session, path, o.fallback)?;
+        }
         let ports = |outlets: &[Outlet]| outlets.iter().map(port).collect::<Result<Vec<_>, _>>();
         let refuse = |what| BackendError::Model { path: path.to_owned(), what };
         let (inputs, outputs) = (ports(session.inputs()).map_err(refuse)?, ports(session.outputs()).map_err(refuse)?);
-        Ok(Box::new(Loaded { path: path.to_owned(), inputs, outputs, session: Mutex::new(session) }))
+        let engine = self.name();
+        Ok(Box::new(Loaded { engine, path: path.to_owned(), inputs, outputs, session: Mutex::new(session) }))
     }
 
     fn lanes(&self, _threads: usize) -> usize {
@@ -52,23 +156,8 @@ impl Backend for Ort {
     }
 }
 
-fn commit(environment: &ort::environment::Environment, path: &Path, o: &LoadOptions) -> ort::Result<OrtSession> {
-    let mut builder = OrtSession::builder(environment)?
-        .with_intra_threads(o.threads.max(1))?
-        // It makes LayerNormalization several times slower on the processor.
-        .with_disabled_optimizers("SkipLayerNormFusion")?;
-    if o.kernels {
-        let threads = o.threads.max(1);
-        let mut domain = OperatorDomain::new(vldm_graphs::DOMAIN)?;
-        for function in operator::functions() {
-            domain = domain.add(operator::FunctionOperator { function, threads })?;
-        }
-        builder = builder.with_operators(domain)?;
-    }
-    builder.commit_from_file(path)
-}
-
 struct Loaded {
+    engine: &'static str,
     path: PathBuf,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
@@ -110,7 +199,7 @@ impl Session for Loaded {
     fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, BackendError> {
         let given = arrange(&self.path, &self.inputs, inputs)?;
         self.evaluate(&given).map_err(|source| BackendError::Run {
-            engine: NAME,
+            engine: self.engine,
             path: self.path.clone(),
             shapes: given.iter().map(|t| format!("{:?}", t.shape())).collect::<Vec<_>>().join(", "),
             source: source.into(),

@@ -56,6 +56,8 @@ impl Place {
             lanes: None,
             kernels: true,
             library: None,
+            settings: crate::backend::Settings::default(),
+            fallback: false,
             cancel: &cancel,
             keeping: Some(keeping),
             wish: go.wish.clone(),

@@ -44,6 +44,8 @@ fn made(
         lanes: None,
         kernels: true,
         library: None,
+        settings: crate::backend::Settings::default(),
+        fallback: false,
         cancel: &cancel,
         keeping: None,
         wish: Wish::default(),

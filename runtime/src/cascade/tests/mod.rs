@@ -71,6 +71,8 @@ impl Run {
             lanes: None,
             kernels: true,
             library: None,
+            settings: crate::backend::Settings::default(),
+            fallback: false,
             cancel: &self.cancel,
             keeping: None,
             wish: Wish::default(),

@@ -1,0 +1,91 @@
+//! An execution provider with a device of its own: OpenVINO, whose device may be the processor, so that it is everywhere.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use vldm_runtime::{Backend, LoadOptions, Settings, Tensor, backend};
+use vldm_tests::golden::cases;
+use vldm_tests::tolerance::{self, relative_error};
+use vldm_tests::{bundle, python};
+
+/// OpenVINO, where it can be had.
+fn openvino() -> Option<(&'static dyn Backend, LoadOptions)> {
+    let library = Some(python::openvino_library()?.to_path_buf());
+    Some((backend("openvino").unwrap(), LoadOptions { library, ..LoadOptions::default() }))
+}
+
+/// `y = relu(x)·det(x)`: OpenVINO has no determinant.
+fn with_determinant(folder: &Path) -> Option<PathBuf> {
+    let path = folder.join("det.onnx");
+    let script = "
+import sys, onnx
+from onnx import TensorProto as T, helper as h
+nodes = [h.make_node('Det', ['x'], ['d'], name='the_determinant'), h.make_node('Relu', ['x'], ['r']), h.make_node('Mul', ['r', 'd'], ['y'])]
+square = [h.make_tensor_value_info(name, T.FLOAT, [2, 2]) for name in 'xy']
+graph = h.make_graph(nodes, 'g', square[:1], square[1:])
+onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid('', 17)], ir_version=8), sys.argv[1])
+";
+    python::run(script, &[&path])?;
+    Some(path)
+}
+
+#[test]
+fn every_part_of_the_tiny_cascade_agrees_with_pytorch_on_openvino() {
+    let Some((engine, options)) = openvino() else { return };
+    let (bundle, cases) = (bundle::of("tiny"), cases("tiny"));
+    let mut sessions = BTreeMap::new();
+    for case in &cases {
+        // Loading compiles the network.
+        let load = || engine.load(&bundle.join(format!("{}.onnx", case.part)), &options).unwrap();
+        let session = sessions.entry(&case.part).or_insert_with(load);
+        let inputs: Vec<(&str, &Tensor)> = case.inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let got = session.run(&inputs).unwrap();
+        let names: Vec<&str> = session.outputs().iter().map(|p| p.name.as_str()).collect();
+        for (name, expected) in &case.outputs {
+            let at = names.iter().position(|n| n == name).unwrap();
+            let error = relative_error(got[at].as_f32().unwrap(), expected);
+            eprintln!("openvino {:<16} {:<16} {name:<22} {error:.2e}", case.part, case.name);
+            assert!(error <= tolerance::F32, "{} {} {name}: relative error {error:.2e}", case.part, case.name);
+        }
+    }
+}
+
+#[test]
+fn what_the_device_does_not_take_is_an_error_that_names_it_unless_it_is_allowed() {
+    let Some((engine, options)) = openvino() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(model) = with_determinant(folder.path()) else { return };
+    let said = engine.load(&model, &options).err().expect("a refusal").to_string();
+    assert!(said.contains("are not on OpenVINOExecutionProvider: Det `the_determinant`"), "{said}");
+    assert!(said.contains("--fallback"), "{said}");
+    let session = engine.load(&model, &LoadOptions { fallback: true, ..options }).unwrap();
+    let x = Tensor::F32(ndarray::array![[2.0, -1.0], [3.0, 4.0]].into_dyn());
+    let y = session.run(&[("x", &x)]).unwrap();
+    // det x = 2·4 + 1·3 = 11.
+    assert_eq!(y[0].as_f32().unwrap().iter().copied().collect::<Vec<_>>(), [22.0, 0.0, 33.0, 44.0]);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    let Some((engine, mut options)) = openvino() else { return };
+    let set = [("device".to_owned(), "NPU".to_owned())];
+    options.settings = Settings::parse("openvino", engine.settings(), &set).unwrap();
+    let model = bundle::of("tiny").join("conditions.onnx");
+    let said = engine.load(&model, &options).err().expect("a refusal").to_string();
+    assert_eq!(said, "engine openvino cannot be used");
+}
+
+#[test]
+fn a_provider_that_the_library_has_not_is_an_error_that_says_where_to_get_it() {
+    let Some((_, options)) = openvino() else { return };
+    for (engine, file, remedy) in [
+        ("cuda", "libonnxruntime_providers_cuda.so", "`vldm setup ort --gpu`"),
+        ("tensorrt", "libonnxruntime_providers_tensorrt.so", "`vldm setup ort --gpu`"),
+        ("tensorrt-rtx", "libonnxruntime_providers_nv_tensorrt_rtx.so", "onnxruntime-ep-nv-tensorrt-rtx"),
+    ] {
+        let probe = backend(engine).unwrap().probe(options.library.as_deref());
+        assert!(!probe.available(), "{engine}");
+        assert!(probe.detail.contains(file) && probe.detail.contains(remedy), "{}", probe.detail);
+    }
+}
