@@ -34,9 +34,11 @@ const shot = (page, name, fullPage = true) => page.screenshot({ path: path.join(
 const state = (page, name) => page.locator(`#state.${name}`).waitFor(LONG);
 
 async function submit(page) {
+  const posted = page.waitForResponse((r) => r.request().method() === "POST" && r.url().endsWith("/v1/videos"));
   await page.click("#submit");
-  await page.locator("#state.queued, #state.in_progress").first().waitFor();
-  return page.textContent("#facts dd:last-child");
+  const { id } = await (await posted).json();
+  await page.locator(`#job-${id} button[aria-current=true]`).waitFor();
+  return id;
 }
 
 /** Nothing reaches over the edge, and what can be touched is large enough for a finger. */

@@ -23,8 +23,8 @@ export const show = (element, visible) => {
   element.hidden = !visible;
 };
 
-/** `night_sky` as people write it. */
-export const words = (name) => name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
+/** `night_sky` and `interpolate-1` as people write them. */
+export const words = (name) => name.replace(/[_-]/g, " ").replace(/^./, (c) => c.toUpperCase());
 
 /** Seconds since 1970 as "3 min ago". */
 export function ago(seconds) {
