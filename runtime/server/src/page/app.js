@@ -77,7 +77,7 @@ function draw() {
 }
 
 function label(job) {
-  if (job.status === "queued" && job.queue_position) return `${viewer.STATES.queued} · ${job.queue_position}`;
+  if (job.status === "queued" && job.queue_position != null) return `${viewer.STATES.queued} · ${job.queue_position + 1}`;
   if (job.status === "in_progress") return `${job.progress ?? 0} %`;
   return viewer.STATES[job.status] ?? job.status;
 }

@@ -169,8 +169,8 @@ export const titleOf = (video) => video.prompt || `${video.model} · ${video.id.
 
 /** What a state means, in one sentence. */
 function sentence() {
-  const place = job.queue_position;
-  if (job.status === "queued") return place ? `Number ${place} in the queue.` : "In the queue.";
+  const before = job.queue_position;
+  if (job.status === "queued") return before ? `In the queue; ${before} before it.` : "Next in the queue.";
   if (job.status === "failed") return job.error?.message ?? "It failed; the server's log says why.";
   if (job.status === "cancelled") return "It was cancelled.";
   if (job.status === "completed") return job.completed_at ? `Finished ${ago(job.completed_at)}.` : "Finished.";
