@@ -10,6 +10,8 @@ mod export;
 mod folders;
 mod inspect;
 mod interrupt;
+#[cfg(feature = "server")]
+mod log;
 mod machine;
 mod measure;
 mod onnxruntime;
@@ -20,6 +22,8 @@ mod progress;
 mod question;
 mod run;
 mod run_folder;
+#[cfg(feature = "server")]
+mod serve;
 mod setup;
 mod verify;
 
@@ -65,6 +69,10 @@ enum Command {
     Optimize(optimize::Args),
     Plan(plan::Args),
     Run(run::Args),
+    #[cfg(feature = "server")]
+    Serve(serve::Args),
+    #[cfg(feature = "server")]
+    Keys(serve::KeysArgs),
     Artefacts(artefacts::Args),
     Measure(measure::Args),
     Bench(bench::Args),
@@ -76,7 +84,11 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let out = Output { json: cli.json };
-    log_to_stderr(cli.verbose);
+    match cli.command {
+        #[cfg(feature = "server")]
+        Command::Serve(_) => log::json(cli.verbose),
+        _ => log_to_stderr(cli.verbose),
+    }
     let done = match cli.command {
         Command::Export(args) => export::run(args, out),
         Command::Inspect(args) => inspect::run(&args, out),
@@ -84,6 +96,10 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, out),
         Command::Plan(args) => plan::run(args, out),
         Command::Run(args) => run::run(args, out),
+        #[cfg(feature = "server")]
+        Command::Serve(args) => serve::run(args, out),
+        #[cfg(feature = "server")]
+        Command::Keys(args) => serve::keys(&args, out),
         Command::Artefacts(args) => artefacts::run(&args, out),
         Command::Measure(args) => measure::run(args, out),
         Command::Bench(args) => bench::run(args, out),

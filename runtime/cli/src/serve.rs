@@ -1,0 +1,173 @@
+//! `vldm serve`: videos over HTTP.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use vldm_server::keys::Keys;
+use vldm_server::{Config, Engine, Limits, Model};
+
+use crate::bundle::CacheArgs;
+use crate::engine::EngineArgs;
+use crate::folders;
+use crate::output::{Output, note};
+use crate::plan::PlanArgs;
+use crate::run_folder::program;
+
+/// Serve plans over HTTP: the Videos API, events, the Open Inference Protocol, metrics (docs/server.md).
+///
+/// Each plan is a model, called by its file's name. Jobs are on disk before they are answered: after a crash, a restart or
+/// SIGTERM they go on where they ended.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Plan files; with NAME=FILE a model has another name than its file
+    #[arg(required = true, value_name = "PLAN")]
+    plans: Vec<String>,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Folder of jobs and results [default: the user's data folder]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// File of bearer keys, written by `vldm keys new`; without it everybody may ask
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Bytes of a request
+    #[arg(long, value_name = "N", default_value_t = Limits::default().body)]
+    max_body: usize,
+    /// Frames of a video
+    #[arg(long, value_name = "N", default_value_t = Limits::default().frames)]
+    max_frames: usize,
+    /// Pixels of all frames of a video together
+    #[arg(long, value_name = "N", default_value_t = Limits::default().pixels)]
+    max_pixels: usize,
+    /// Jobs that wait or run
+    #[arg(long, value_name = "N", default_value_t = Limits::default().queue)]
+    max_queue: usize,
+    /// Jobs of one key that wait or run
+    #[arg(long, value_name = "N", default_value_t = Limits::default().queue_of_key)]
+    max_queue_of_key: usize,
+    /// Seconds after its start at which a job fails [default: none]
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<u64>,
+    /// Hours that a result is kept
+    #[arg(long, value_name = "HOURS", default_value_t = 24)]
+    keep_hours: u64,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        Limits {
+            body: self.max_body,
+            frames: self.max_frames,
+            pixels: self.max_pixels,
+            queue: self.max_queue,
+            queue_of_key: self.max_queue_of_key,
+            deadline: self.deadline.map(Duration::from_secs),
+            ..Limits::default()
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
+    let engine = args.engine.resolve()?;
+    let mut models: Vec<Model> = Vec::new();
+    for text in args.plans {
+        let (name, file) = named(&text)?;
+        let (plan, bundle) = PlanArgs::new(file, Vec::new()).open_for(&args.cache, &engine)?;
+        ensure!(models.iter().all(|m| m.name != name), "two models are called `{name}`; name one of them NAME=FILE");
+        models.push(Model { name, plan, bundle: bundle.path, manifest: bundle.manifest });
+    }
+    let folder = args.folder.map_or_else(|| folders::data().map(|data| data.join("server")), Ok)?;
+    let keys = args.keys.as_deref().map(Keys::open).transpose()?;
+    if keys.is_none() && !args.listen.ip().is_loopback() {
+        note(format!("warning: everybody who reaches {} may ask; --keys asks for keys", args.listen));
+    }
+    let config = Config {
+        address: args.listen,
+        folder,
+        program: program(&engine)?,
+        keys,
+        expiry: Duration::from_secs(args.limits.keep_hours.saturating_mul(3600)),
+        limits: args.limits.limits(),
+    };
+    let o = engine.options;
+    let (threads, lanes, kernels, library) = (o.threads, o.lanes, o.kernels, o.library);
+    let engine = Engine { backend: engine.backend, threads, lanes, kernels, library };
+    let listens = |address| {
+        if out.json {
+            note(serde_json::json!({ "listens": address }));
+        } else {
+            note(format!("listening on http://{address}"));
+        }
+    };
+    Ok(vldm_server::run(config, models.into_iter().collect(), engine, listens)?)
+}
+
+/// `NAME=FILE`, or a file that gives its name.
+fn named(text: &str) -> anyhow::Result<(String, PathBuf)> {
+    let (name, file) = match text.split_once('=') {
+        Some((name, file)) => (name.to_owned(), PathBuf::from(file)),
+        None => {
+            let file = PathBuf::from(text);
+            (file.file_stem().context("expected a plan file")?.to_string_lossy().into_owned(), file)
+        }
+    };
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let fits = (1..=64).contains(&name.len()) && name.chars().all(good);
+    ensure!(fits, "model name `{name}`: expected 1 to 64 letters, digits, `-`, `_` or `.`; name it NAME=FILE");
+    Ok((name, file))
+}
+
+/// Bearer keys of a server.
+#[derive(clap::Args)]
+pub struct KeysArgs {
+    #[command(subcommand)]
+    command: KeysCommand,
+}
+
+#[derive(clap::Subcommand)]
+enum KeysCommand {
+    /// Make a key, add its digest to a file, and print the key: it is kept nowhere
+    New {
+        /// File of keys, made when it is not there
+        file: PathBuf,
+        /// Whom the key is for
+        name: String,
+        /// Jobs of higher priority run first
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+        priority: i32,
+    },
+}
+
+/// Runs `vldm keys`.
+pub fn keys(args: &KeysArgs, out: Output) -> anyhow::Result<()> {
+    let KeysCommand::New { file, name, priority } = &args.command;
+    let key = Keys::add(file, name, *priority)?;
+    if out.json { crate::output::json(&serde_json::json!({ "key": key })) } else { crate::output::text(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_called_by_their_file_or_by_a_name() {
+        assert_eq!(named("plans/drive.json").unwrap(), ("drive".to_owned(), "plans/drive.json".into()));
+        assert_eq!(named("city=plans/drive.json").unwrap(), ("city".to_owned(), "plans/drive.json".into()));
+        assert!(named("plans/my drive.json").is_err() && named("..").is_err() && named("a/b=c.json").is_err());
+    }
+}
