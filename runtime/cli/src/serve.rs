@@ -106,7 +106,8 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     };
     let o = engine.options;
     let (threads, lanes, kernels, library) = (o.threads, o.lanes, o.kernels, o.library);
-    let engine = Engine { backend: engine.backend, threads, lanes, kernels, library };
+    let (settings, fallback) = (o.settings, o.fallback);
+    let engine = Engine { backend: engine.backend, threads, lanes, kernels, library, settings, fallback };
     let listens = |address| {
         if out.json {
             note(serde_json::json!({ "listens": address }));

@@ -52,7 +52,7 @@ pub fn fit(model: &Model, ask: &Ask, image: Option<&Path>, limits: &Limits) -> R
     if let Some(length) = ask.seconds {
         stretch(model, &mut plan, length, limits)?;
     }
-    finish(model, plan, limits)
+    finish(model, &plan, limits)
 }
 
 /// `plan`, a finished video's, with `ask` more of prediction: so many seconds, or the chunks of a scenario.
@@ -82,7 +82,7 @@ pub fn extend(model: &Model, plan: Plan, ask: &Ask, limits: &Limits) -> Result<F
             }
         }
     }
-    finish(model, plan, limits)
+    finish(model, &plan, limits)
 }
 
 /// The first further chunk says the prompt of the request.
@@ -211,7 +211,7 @@ fn refused(error: &PlanError) -> Problem {
     Problem::value(param, format!("{key}: expected {expected}, found {found}"))
 }
 
-fn finish(model: &Model, plan: Plan, limits: &Limits) -> Result<Fitted, Problem> {
+fn finish(model: &Model, plan: &Plan, limits: &Limits) -> Result<Fitted, Problem> {
     // Ranges are those of a plan file.
     let written = plan_of(model, &plan.to_json(), None).map_err(|e| refused(&e))?;
     let layout = laid_out(model, &written)?;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::config::Limits;
+use crate::folders::{clear, sweep};
 use crate::job::{Failure, Job, State, now};
 use crate::live::{Live, Stop};
 use crate::metrics::Metrics;
@@ -94,7 +95,7 @@ impl Hub {
             jobs.insert(job.number, job);
         }
         let ids: HashMap<String, u64> = jobs.values().map(|job: &Job| (job.id.clone(), job.number)).collect();
-        sweep(&videos, &ids)?;
+        sweep(&videos, &ids).map_err(|source| HubError::Io { path: videos.clone(), source })?;
         let (running, served, starts, stopping) = (None, HashMap::new(), 0, false);
         let book = Mutex::new(Book { store, jobs, ids, running, served, starts, stopping });
         let (limits, program, expiry) = (config.limits.clone(), config.program.clone(), config.expiry);
@@ -175,10 +176,10 @@ impl Hub {
     pub fn add(&self, wanted: Wanted) -> Result<Job, Problem> {
         let Wanted { mut job, token } = wanted;
         let mut book = self.book();
-        if let Some((name, request)) = &token {
-            if let Some(known) = book.known(name, request)? {
-                return Ok(known);
-            }
+        if let Some((name, request)) = &token
+            && let Some(known) = book.known(name, request)?
+        {
+            return Ok(known);
         }
         self.room(&book, &job.owner)?;
         job.number = book.jobs.keys().next_back().map_or(0, |last| last + 1);
@@ -400,24 +401,4 @@ impl Book {
             _ => clear(folder),
         }
     }
-}
-
-/// Removes the folder of a job; what cannot be removed now goes when the next server starts.
-fn clear(folder: &Path) {
-    if let Err(error) = fs::remove_dir_all(folder) {
-        if error.kind() != io::ErrorKind::NotFound {
-            tracing::warn!(target: "vldm::server", %error, folder = %folder.display(), "cannot remove a folder");
-        }
-    }
-}
-
-fn sweep(videos: &Path, ids: &HashMap<String, u64>) -> Result<(), HubError> {
-    let io = |source| HubError::Io { path: videos.to_path_buf(), source };
-    for entry in fs::read_dir(videos).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        if !entry.file_name().to_str().is_some_and(|name| ids.contains_key(name)) {
-            clear(&entry.path());
-        }
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ pub mod config;
 mod events;
 mod film;
 mod fit;
+mod folders;
 pub mod health;
 mod hub;
 mod job;

@@ -11,7 +11,7 @@ use vldm_runtime::cascade::{Event, Progress};
 
 /// Finished work of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Done {
+pub struct Share {
     /// Name of the stage.
     pub stage: &'static str,
     /// Steps, windows or frames done.
@@ -30,7 +30,7 @@ pub struct Picture {
     /// Percent of all work.
     pub progress: u8,
     /// Stage by stage.
-    pub stages: Vec<Done>,
+    pub stages: Vec<Share>,
     /// Number of the latest frame of the video, counted from 0.
     pub frame: Option<usize>,
 }
@@ -126,14 +126,14 @@ impl Progress for Live {
 }
 
 /// A stage weighs as much as the numbers its network is given in all; writing frames weighs next to nothing.
-fn done(stage: &Stage) -> Done {
+fn done(stage: &Stage) -> Share {
     let numbers: f64 = stage.shape.iter().map(|n| *n as f64).product();
     let calls = if stage.kind == Kind::Video { 0.01 } else { stage.evaluations.max(1) as f64 };
-    Done { stage: stage.kind.name(), done: 0, total: stage.total(), weight: calls * numbers.max(1.0) }
+    Share { stage: stage.kind.name(), done: 0, total: stage.total(), weight: calls * numbers.max(1.0) }
 }
 
-fn percent(stages: &[Done]) -> u8 {
-    let share = |d: &Done| d.weight * (d.done as f64 / d.total.max(1) as f64).min(1.0);
+fn percent(stages: &[Share]) -> u8 {
+    let share = |d: &Share| d.weight * (d.done as f64 / d.total.max(1) as f64).min(1.0);
     let (done, all): (f64, f64) = (stages.iter().map(share).sum(), stages.iter().map(|d| d.weight).sum());
     if all > 0.0 { (100.0 * done / all) as u8 } else { 0 }
 }
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn progress_weighs_stages_by_their_work() {
-        let stage = |weight, done| Done { stage: "x", done, total: 10, weight };
+        let stage = |weight, done| Share { stage: "x", done, total: 10, weight };
         assert_eq!(percent(&[stage(9.0, 10), stage(1.0, 0)]), 90);
         assert_eq!(percent(&[stage(9.0, 5), stage(1.0, 5)]), 50);
         assert_eq!(percent(&[]), 0);

@@ -126,6 +126,8 @@ fn make(hub: &Hub, job: &Job, live: &Arc<Live>) -> Result<(), RunError> {
         lanes: Some(engine.lanes),
         kernels: engine.kernels,
         library: engine.library.clone(),
+        settings: engine.settings.clone(),
+        fallback: engine.fallback,
         cancel: &live.cancel,
         keeping: Some(Keeping { journal: &journal, program: &hub.program, checkpoint: None, pixels: false }),
         wish: Wish::default(),

@@ -30,6 +30,8 @@ struct Origin {
     /// A job whose first picture is taken over.
     image_of: Option<String>,
     prompt: Option<String>,
+    /// The first picture, as a PNG file.
+    image: Option<Vec<u8>>,
 }
 
 /// `POST /v1/videos`
@@ -47,12 +49,12 @@ pub(super) async fn create(
         }
         let model = model_of(&hub, asked.ask.model.as_deref())?.name.clone();
         let id = new_id()?;
-        let origin = Origin { prompt: asked.ask.prompt.clone(), ..Origin::default() };
+        let Ask { image, prompt, .. } = asked.ask.clone();
+        let origin = Origin { prompt, image, ..Origin::default() };
         let limits = hub.limits.clone();
-        let image = asked.ask.image.clone();
         let ask = asked.ask;
         let plan = move |model: &Model, at: Option<&std::path::Path>| fit(model, &ask, at, &limits);
-        add(&hub, &caller, (id, model), image, origin, token, plan)
+        add(&hub, &caller, (id, model), origin, token, plan)
     })
     .await
 }
@@ -76,12 +78,12 @@ pub(super) async fn remix(
         let Ask { image, prompt, .. } = asked.ask.clone();
         let image_of = (earlier.image && image.is_none()).then(|| earlier.id.clone());
         let prompt = prompt.or_else(|| earlier.prompt.clone());
-        let origin = Origin { remixed: Some(earlier.id.clone()), image_of, prompt, ..Origin::default() };
+        let origin = Origin { remixed: Some(earlier.id.clone()), image_of, prompt, image, ..Origin::default() };
         let limits = hub.limits.clone();
         let base = Model { plan: earlier_plan(&model, &earlier)?, ..model };
         let ask = asked.ask;
         let plan = move |_: &Model, at: Option<&std::path::Path>| fit(&base, &ask, at, &limits);
-        add(&hub, &caller, (new_id()?, earlier.model.clone()), image, origin, token, plan)
+        add(&hub, &caller, (new_id()?, earlier.model.clone()), origin, token, plan)
     })
     .await
 }
@@ -129,7 +131,7 @@ pub(super) async fn extend(
             }
             longer(model, before, &ask, &limits)
         };
-        add(&hub, &caller, (new_id()?, earlier.model.clone()), None, origin, token, plan)
+        add(&hub, &caller, (new_id()?, earlier.model.clone()), origin, token, plan)
     })
     .await
 }
@@ -163,19 +165,18 @@ fn add(
     hub: &Hub,
     caller: &Caller,
     (id, model): (String, String),
-    image: Option<Vec<u8>>,
-    origin: Origin,
+    mut origin: Origin,
     token: Token,
     plan: impl FnOnce(&Model, Option<&std::path::Path>) -> Result<Fitted, Problem>,
 ) -> Result<Json<Value>, Problem> {
-    if let Some((name, request)) = &token {
-        if let Some(known) = hub.known(name, request)? {
-            return Ok(Json(shown(hub, &known)));
-        }
+    if let Some((name, request)) = &token
+        && let Some(known) = hub.known(name, request)?
+    {
+        return Ok(Json(shown(hub, &known)));
     }
     let folder = hub.folder(&id);
     let done = (|| {
-        let image = picture(hub, &folder, image, origin.image_of.as_deref())?;
+        let image = picture(hub, &folder, origin.image.take(), origin.image_of.as_deref())?;
         let fitted = plan(model_of(hub, Some(&model))?, image.as_deref())?;
         let job = job(caller, (id, model), &fitted, image.is_some(), origin);
         let wanted = job.id.clone();

@@ -3,6 +3,7 @@
 mod content;
 mod make;
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use axum::extract::{Extension, Path, Query, State};
@@ -49,8 +50,8 @@ pub(crate) fn shown(hub: &Hub, job: &Job) -> Value {
     video
 }
 
-async fn refuse(what: &'static str) -> Problem {
-    Problem::new(StatusCode::NOT_IMPLEMENTED, "not_supported", what)
+fn refuse(what: &'static str) -> Ready<Problem> {
+    ready(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_supported", what))
 }
 
 async fn retrieve(
