@@ -120,12 +120,11 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
 
 /// `NAME=FILE`, or a file that gives its name.
 fn named(text: &str) -> anyhow::Result<(String, PathBuf)> {
-    let (name, file) = match text.split_once('=') {
-        Some((name, file)) => (name.to_owned(), PathBuf::from(file)),
-        None => {
-            let file = PathBuf::from(text);
-            (file.file_stem().context("expected a plan file")?.to_string_lossy().into_owned(), file)
-        }
+    let (name, file) = if let Some((name, file)) = text.split_once('=') {
+        (name.to_owned(), PathBuf::from(file))
+    } else {
+        let file = PathBuf::from(text);
+        (file.file_stem().context("expected a plan file")?.to_string_lossy().into_owned(), file)
     };
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let fits = (1..=64).contains(&name.len()) && name.chars().all(good);
