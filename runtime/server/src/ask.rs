@@ -213,7 +213,8 @@ fn ask(mut fields: Map<String, Value>) -> Result<Ask, Problem> {
         image: None,
         video: take("video").map(|value| video_id(&parsed(value))).transpose()?,
     };
-    let left: Vec<String> = fields.keys().map(|name| name.chars().take(64).collect()).collect();
+    let mut left: Vec<String> = fields.keys().map(|name| name.chars().take(64).collect()).collect();
+    left.sort();
     if left.is_empty() { Ok(ask) } else { Err(Problem::unknown(&left, KNOWN)) }
 }
 

@@ -165,7 +165,8 @@ fn stretch(model: &Model, plan: &mut Plan, length: f64, limits: &Limits) -> Resu
         }
         laid_out(model, &plan)
     };
-    let shortest = with(0)?;
+    // A plan with prediction has one chunk at least.
+    let shortest = with(1)?;
     if length * shortest.fps > limits.frames as f64 {
         let longest = seconds(limits.frames, shortest.fps);
         return Err(large(format!("expected at most {longest} seconds")));
@@ -181,8 +182,8 @@ fn stretch(model: &Model, plan: &mut Plan, length: f64, limits: &Limits) -> Resu
         let short = || Problem::value("seconds", format!("this model's videos have {longest} seconds"));
         return if shortest.frames < wanted { Err(short()) } else { Ok(()) };
     };
-    let each = with(1)?.frames.saturating_sub(shortest.frames).max(1);
-    let n = wanted.saturating_sub(shortest.frames).div_ceil(each);
+    let each = with(2)?.frames.saturating_sub(shortest.frames).max(1);
+    let n = 1 + wanted.saturating_sub(shortest.frames).div_ceil(each);
     let mut chunks = predict.chunks.clone();
     chunks.resize_with(n, Chunk::default);
     plan.predict.iter_mut().for_each(|p| p.chunks.clone_from(&chunks));
