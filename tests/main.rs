@@ -14,6 +14,7 @@ mod parity;
 mod pipelines;
 mod python;
 mod resume;
+mod serve;
 mod tensorrt;
 mod tokenizer;
 mod upscale;
