@@ -90,6 +90,15 @@ struct Sink {
 }
 
 impl Sink {
+    /// Gives the folder its name, for good.
+    fn place(&self) -> io::Result<()> {
+        match self.disk.rename(&self.folder, &self.target) {
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => self.carry()?,
+            done => done?,
+        }
+        self.disk.sync_folder(self.target.parent().unwrap_or(Path::new("")))
+    }
+
     /// The folder, when it lies on another file system than its target.
     fn carry(&self) -> io::Result<()> {
         fs::create_dir(&self.target)?;
@@ -134,12 +143,11 @@ impl Writer for Sink {
         if self.target.exists() {
             fs::remove_dir(&self.target).map_err(&error)?;
         }
-        match self.disk.rename(&self.folder, &self.target) {
-            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => self.carry(),
-            done => done,
+        if let Err(e) = self.place() {
+            // A folder that holds files would be refused when the run is started again.
+            let _gone = fs::remove_dir_all(&self.target);
+            return Err(error(e));
         }
-        .map_err(&error)?;
-        self.disk.sync_folder(self.target.parent().unwrap_or(Path::new(""))).map_err(&error)?;
         Ok(VideoFile { path: self.target.clone(), format: Frames.name(), frames: self.frames, bytes: self.bytes })
     }
 }
