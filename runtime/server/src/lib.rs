@@ -21,6 +21,7 @@ mod problem;
 mod queue;
 mod serve;
 mod store;
+mod unread;
 mod videos;
 mod worker;
 

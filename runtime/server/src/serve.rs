@@ -18,7 +18,7 @@ use crate::health::{self, Ready};
 use crate::hub::{Hub, HubError};
 use crate::models::{Engine, Model, Models};
 use crate::problem::Problem;
-use crate::{events, kserve, metrics, models_api, page, videos, worker};
+use crate::{events, kserve, metrics, models_api, page, unread, videos, worker};
 
 /// Time between two looks for results that have expired.
 const EXPIRE: Duration = Duration::from_secs(30);
@@ -167,6 +167,7 @@ fn routes(config: Config, hub: &Arc<Hub>, ready: &Ready) -> Router {
         .merge(health::router(ready.clone()))
         .fallback(nothing)
         .layer(middleware::from_fn_with_state(hub.clone(), record))
+        .layer(middleware::from_fn(unread::discard))
 }
 
 /// Each part of each bundle, one by one.
