@@ -2,8 +2,11 @@
 
 mod http;
 mod sdk;
+mod triton;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -250,4 +253,25 @@ fn hostile_requests_are_refused_and_the_server_lives_on() {
     }
     let folders = fs::read_dir(scratch.path().join("jobs/videos")).unwrap().count();
     assert!(folders <= 1, "what is refused leaves nothing");
+}
+
+#[test]
+fn a_request_that_is_answered_early_leaves_its_connection_for_the_next() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plan = plan(scratch.path(), 1);
+    let server = Server::start(scratch.path(), &plan, &[]);
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    for _ in 0..3 {
+        stream.write_all(b"POST /v1/videos/edits HTTP/1.1\r\nHost: test\r\nContent-Length: 90000\r\n\r\n").unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+        stream.write_all(&vec![b'x'; 90_000]).unwrap();
+        let mut answer = Vec::new();
+        let mut bytes = [0; 4096];
+        while !answer.ends_with(b"}") {
+            let n = stream.read(&mut bytes).unwrap();
+            assert!(n > 0, "the connection ended after {}", String::from_utf8_lossy(&answer));
+            answer.extend(&bytes[..n]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 501"), "{}", String::from_utf8_lossy(&answer));
+    }
 }

@@ -53,5 +53,5 @@ fn the_openai_sdk_makes_polls_downloads_remixes_continues_lists_and_deletes_vide
     let scratch = tempfile::tempdir().unwrap();
     let plan = plan(scratch.path(), 3);
     let server = Server::start(scratch.path(), &plan, &[]);
-    python::openai(SCRIPT, &server.address);
+    python::client("openai==3.54.0", SCRIPT, &server.address);
 }

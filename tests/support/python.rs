@@ -18,9 +18,6 @@ const PACKAGES: &[&str] = &["onnx==1.23.2", "onnxruntime==1.32.0", "numpy>=2"];
 /// CUDA, which compiling does not need, hence `--no-deps`.
 const COMPILER: &[&str] = &["--no-deps", "tensorrt-rtx-cu12-libs==1.7.1.116", "tensorrt-rtx-cu12-bindings==1.7.1.116"];
 
-/// The SDK whose Videos API the server speaks.
-const OPENAI: &[&str] = &["openai==3.54.0"];
-
 fn missing(what: &str, why: &str) {
     assert!(std::env::var_os("VLDM_TEST_ALL").is_none(), "{what}: {why}");
     eprintln!("skipped: {what}: {why}");
@@ -76,11 +73,10 @@ pub fn run(script: &str, args: &[&Path]) -> Option<String> {
     Some(text)
 }
 
-/// Runs a script of ours with the `openai` SDK against a server at `address`; `None` where it cannot be had. Panics with its
-/// output when it fails.
-pub fn openai(script: &str, address: &str) -> Option<()> {
-    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| install(OPENAI)).as_deref()?;
+/// Runs a script of ours against a server at `address`, with a client that pip installs; `None` where it cannot be had. Panics
+/// with its output when it fails.
+pub fn client(package: &str, script: &str, address: &str) -> Option<()> {
+    let folder = install(&[package])?;
     let mut python = Command::new("python3");
     python.arg("-c").arg(script).arg(address).env("PYTHONPATH", folder).env("PYTHONNOUSERSITE", "1");
     let out = python.output().unwrap();
