@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use vldm_graphs::bundle::Manifest;
+use vldm_graphs::bundle::{Manifest, PortDim};
 use vldm_graphs::fused::{ATTENTION, LINEARS};
 use vldm_graphs::onnx;
 use vldm_optimize::binding::binding_of;
@@ -292,4 +292,104 @@ fn half_precision_is_written_for_targets_that_have_it() {
         let halves = graph.values().iter().filter(|v| v.ty.as_ref().is_some_and(|ty| ty.dtype.name() == "f16")).count();
         assert!(halves * 2 > graph.nodes().len(), "{target}: {halves} values of {} nodes", graph.nodes().len());
     }
+}
+
+#[test]
+fn fixed_sizes_stand_in_the_manifest_answer_the_same_and_refuse_others() {
+    let scratch = tempfile::tempdir().unwrap();
+    let original = bundle::of("modelscope");
+    for (backend, options) in engines(true) {
+        let target = if backend.name() == "ort" { "cpu" } else { "tract" };
+        let out = scratch.path().join(target);
+        let shapes = "batch=2,height=8,keyframes.height=4,keyframes.width=8,keyframes.frames=3";
+        optimize_with("modelscope", &["--target", target, "--shapes", shapes], &out).expect(0);
+        vldm(["verify".as_ref(), out.as_os_str()]).expect(0);
+        let manifest = Manifest::open(&out).unwrap();
+        let sample = manifest.part("keyframes").unwrap().inputs[0].to_string();
+        assert!(sample.contains("[2, 3, 4, 4, 8]"), "{sample}");
+        assert!(manifest.part("image_decoder").unwrap().inputs[0].to_string().contains("[2, 4, 8, width]"));
+        let part = manifest.part("keyframes").unwrap();
+        let fixed = pieces::load(backend, &out, part, &options).unwrap();
+        let open = Manifest::open(&original).unwrap();
+        let open = pieces::load(backend, &original, open.part("keyframes").unwrap(), &options).unwrap();
+        let numbers = |shape: &[usize]| {
+            let count: usize = shape.iter().product();
+            let values: Vec<f32> = (0..count).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
+            Tensor::F32(ndarray::ArrayD::from_shape_vec(shape.to_vec(), values).unwrap())
+        };
+        let width = match part.inputs[2].shape[2] {
+            PortDim::Fixed(n) => usize::try_from(n).unwrap(),
+            PortDim::Symbol(_) => panic!("no width"),
+        };
+        let ask = |session: &dyn Session, frames: usize| {
+            let [x, t, c] = [numbers(&[2, frames, 4, 4, 8]), numbers(&[2]), numbers(&[2, 5, width])];
+            session.run(&[("sample", &x), ("timestep", &t), ("encoder_hidden_states", &c)])
+        };
+        let (a, b) = (ask(fixed.as_ref(), 3).unwrap(), ask(open.as_ref(), 3).unwrap());
+        let error = relative_error(a[0].as_f32().unwrap(), b[0].as_f32().unwrap());
+        assert!(error <= tolerance::F32, "{target}: {error:.2e}");
+        let refused = ask(fixed.as_ref(), 4).unwrap_err().to_string();
+        assert!(refused.contains("[2, 3, 4, 4, 8]") && refused.contains("[2, 4, 4, 4, 8]"), "{refused}");
+    }
+}
+
+#[test]
+fn sizes_that_nothing_has_are_refused_with_those_there_are() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out");
+    for (shapes, expected) in [
+        ("token=1", "no part has a size `token`; there are batch, "),
+        ("keyframes.length=1", "no input of part `keyframes` has a size `length`; there are batch, frames, height, "),
+        ("unet.frames=1", "no part `unet`"),
+        ("frames=1,frames=2", "`frames` is given twice"),
+    ] {
+        let refused = optimize_with("modelscope", &["--shapes", shapes], &out).expect(1).stderr;
+        assert!(refused.contains(expected), "{refused}");
+    }
+    for wrong in ["frames", "frames=0", "frames=x", "frames=9999999999999", "=1"] {
+        optimize_with("modelscope", &["--shapes", wrong], &out).expect(2);
+    }
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn attention_to_the_one_token_of_a_picture_is_gone_in_every_target() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (backend, options) in engines(true) {
+        let target = if backend.name() == "ort" { Target::Cpu } else { Target::Tract };
+        let load = |shapes: &str| {
+            let out = scratch.path().join(format!("{target}-{}", shapes.is_empty()));
+            let more: &[&str] = if shapes.is_empty() { &[] } else { &["--shapes", shapes] };
+            optimize_with("svd", &[&["--target", target.name()], more].concat(), &out).expect(0);
+            let part = Manifest::open(&out).unwrap().parts["keyframes"].clone();
+            let nodes = onnx::read(&out.join(&part.file)).unwrap();
+            let attention = |n: &&vldm_graphs::ir::Node| ["Softmax", ATTENTION].contains(&n.op.op_type());
+            let count = nodes.nodes().iter().filter(attention).count();
+            (pieces::load(backend, &out, &part, &options).unwrap(), count, part)
+        };
+        let ((one, few, part), (any, many, _)) = (load("keyframes.tokens=1"), load(""));
+        assert!(few * 2 <= many && few > 0, "{target}: {few} of {many}");
+        let inputs: Vec<(String, Tensor)> = part.inputs.iter().map(|port| (port.name.clone(), numbers(port))).collect();
+        let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+        let (a, b) = (one.run(&inputs).unwrap(), any.run(&inputs).unwrap());
+        let error = relative_error(a[0].as_f32().unwrap(), b[0].as_f32().unwrap());
+        assert!(error <= tolerance::F32, "{target}: {error:.2e}");
+    }
+}
+
+/// Numbers for an input, two or as many as the port says along each axis.
+fn numbers(port: &vldm_graphs::bundle::Port) -> Tensor {
+    let size = |dim: &PortDim| match dim {
+        PortDim::Fixed(n) => usize::try_from(*n).unwrap(),
+        PortDim::Symbol(name) => {
+            if ["height", "width"].contains(&name.as_str()) {
+                8
+            } else {
+                2
+            }
+        }
+    };
+    let shape: Vec<usize> = port.shape.iter().map(size).collect();
+    let values = (0..shape.iter().product()).map(|i: usize| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
+    Tensor::F32(ndarray::ArrayD::from_shape_vec(shape, values).unwrap())
 }

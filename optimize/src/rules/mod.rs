@@ -29,7 +29,7 @@ const KERNELS: &[Target] = &[Target::Cpu, Target::Tract];
 pub const RULES: &[(&dyn Rule, &[Target])] = &[
     (&dead::Dead, ALL),
     (&inline::Inline, TENSORRT),
-    (&single_token::SingleToken, TENSORRT),
+    (&single_token::SingleToken, ALL),
     (&channels_last::ChannelsLast, TENSORRT),
     (&transposes::SinkTransposes, TENSORRT),
     (&shapes::FoldShapes, ALL),

@@ -2,6 +2,7 @@
 
 mod precision;
 mod rewrite;
+mod shapes;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,6 +37,9 @@ pub struct Args {
     /// bits and compute in f32 (docs/optimize.md)
     #[arg(long, value_name = "PRECISION", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)), default_value = "f32")]
     precision: String,
+    /// Sizes that become numbers, such as batch=2,frames=8, or keyframes.frames=8 for one part; the bundle runs at no others
+    #[arg(long, value_name = "NAME=SIZE", value_delimiter = ',', value_parser = shapes::size)]
+    shapes: Vec<shapes::Size>,
     /// Bundle folder to write
     #[arg(short, long, value_name = "BUNDLE", required_unless_present = "list")]
     out: Option<PathBuf>,
@@ -46,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "RULE")]
     skip: Vec<String>,
     /// Print the recipe instead: its rules in order
-    #[arg(long, conflicts_with_all = ["bundle", "out", "only", "skip", "force", "link", "precision"])]
+    #[arg(long, conflicts_with_all = ["bundle", "out", "only", "skip", "force", "link", "precision", "shapes"])]
     list: bool,
     /// Hard-link the weights instead of copying them; each bundle's files then have two names, which `vldm verify` of
     /// the first one reports
@@ -82,7 +86,7 @@ pub fn run(args: Args, verbose: bool, out: Output) -> anyhow::Result<()> {
     if no_rules {
         skip.extend(recipe(target).map(|rule| rule.name().to_owned()));
     }
-    let settings = Settings { options: Options { target, only, skip }, split, precision };
+    let settings = Settings { options: Options { target, only, skip }, split, precision, shapes: args.shapes };
     let mode = if args.link { LinkMode::HardLink } else { LinkMode::Copy };
     let bundle = Bundle::open(&path)?;
     let parts = rewrite(&bundle, &settings, &folder, mode, args.force)?;

@@ -7,13 +7,14 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use vldm_exporter::{BundleFolder, LinkMode};
-use vldm_graphs::bundle::{self, Manifest, Optimized, Part, Precision};
+use vldm_graphs::bundle::{self, Manifest, Optimized, Part, Port, Precision};
 use vldm_graphs::ir::Graph;
 use vldm_graphs::onnx;
 use vldm_optimize::binding::bindings_of;
-use vldm_optimize::{Options, Phase, Refusal, Rule, RuleReport, Target, optimize, recipe, split};
+use vldm_optimize::{Options, Phase, Refusal, Rule, RuleReport, Target, optimize, pin, recipe, split};
 
 use super::precision::{Packing, in_precision};
+use super::shapes::{Size, sizes};
 use crate::bundle::Bundle;
 use crate::inspect::{part_graph, savings};
 
@@ -28,12 +29,14 @@ pub struct Settings {
     pub split: bool,
     /// How weights are stored and numbers computed.
     pub precision: Precision,
+    /// Sizes that become numbers.
+    pub shapes: Vec<Size>,
 }
 
 impl Settings {
     /// The whole recipe of a target, as exact as the bundle.
     pub fn of(target: Target) -> Self {
-        Self { options: Options::new(target), split: true, precision: Precision::F32 }
+        Self { options: Options::new(target), split: true, precision: Precision::F32, shapes: Vec::new() }
     }
 }
 
@@ -114,10 +117,14 @@ pub fn rewrite(
     );
     BundleFolder::check(out, force)?;
     let mut manifest = bundle.manifest.clone();
+    let sizes = sizes(&settings.shapes, &bundle.manifest)?;
     let folder = BundleFolder::create(out, force)?;
     let mut parts = Vec::new();
     for name in bundle.manifest.parts.keys() {
-        let graph = part_graph(&bundle.path, &bundle.manifest, name)?;
+        let mut graph = part_graph(&bundle.path, &bundle.manifest, name)?;
+        if let Some(sizes) = sizes.get(name) {
+            pin(&mut graph, sizes).with_context(|| format!("part `{name}`"))?;
+        }
         parts.push(one(bundle, settings, name, &graph).with_context(|| format!("part `{name}`"))?);
     }
     if settings.precision == Precision::F32 {
@@ -199,6 +206,8 @@ fn write(folder: &BundleFolder, part: &mut Part, done: &Done) -> anyhow::Result<
     let bytes = onnx::to_bytes(&done.graph)?;
     part.blake3 = folder.write(&part.file, &bytes)?;
     part.bytes = bytes.len() as u64;
+    part.inputs = Port::all_of(&done.graph, &done.graph.inputs)?;
+    part.outputs = Port::all_of(&done.graph, &done.graph.outputs)?;
     part.weights = done.graph.weight_files().into_iter().map(str::to_owned).collect();
     let stem = part.file.trim_end_matches(".onnx").to_owned();
     part.pieces.clear();
