@@ -50,8 +50,12 @@ impl Server {
     /// Starts a server of one plan, with its jobs in `folder`, and waits until it takes work.
     pub fn start(folder: &Path, plan: &Path, more: &[&str]) -> Self {
         let jobs = folder.join("jobs");
-        let mut args = vec!["--json", "serve", plan.to_str().unwrap(), "--folder", jobs.to_str().unwrap()];
-        args.extend(["--listen", "127.0.0.1:0", "--threads", "1"]);
+        Self::run(&[&[plan.to_str().unwrap(), "--folder", jobs.to_str().unwrap()], more].concat())
+    }
+
+    /// Starts a server with these arguments on a free port, and waits until it takes work.
+    pub fn run(more: &[&str]) -> Self {
+        let mut args = vec!["--json", "serve", "--listen", "127.0.0.1:0", "--threads", "1"];
         args.extend(more);
         let mut child = command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
