@@ -124,7 +124,7 @@ fn a_plan_is_estimated_from_a_trial_and_refused_where_it_cannot_fit() {
     let cache = scratch.path().join("cache");
     let explain = |more: &[&str]| {
         let args = ["--json", "plan", "explain", text(&plan), "--cache", text(&cache)];
-        let small = ["--set", "keyframes.frames=2", "--set", "decode.window=2", "--set", "upsample.window=2"];
+        let small = ["--set", "keyframes.frames=2", "--set", "decode.window=4", "--set", "upsample.window=4"];
         vldm([&args[..], &small, more].concat())
     };
     assert!(explain(&[]).expect(0).json().get("estimate").is_none(), "nothing was measured yet");
