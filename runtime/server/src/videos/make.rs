@@ -1,10 +1,11 @@
 //! Requests that make videos: new ones, other versions, continuations.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{self, Extension, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde_json::Value;
@@ -20,7 +21,7 @@ use crate::job::{Job, State as Standing, now};
 use crate::keys;
 use crate::models::Model;
 use crate::problem::Problem;
-use crate::worker::{IMAGE, plan_of, write_whole};
+use crate::worker::{IMAGE, place_image, plan_of, write_whole};
 
 /// What a request leads to, beside the plan.
 #[derive(Default)]
@@ -34,26 +35,33 @@ struct Origin {
     image: Option<Vec<u8>>,
 }
 
+type Token = Option<(String, String)>;
+
+/// What a request asks for, and by which a repetition of it is known. `what` tells apart requests with the same fields.
+async fn read(request: Request, hub: &Hub, caller: &Caller, what: &str) -> Result<(Ask, Token), Problem> {
+    let headers = request.headers().clone();
+    let asked = Asked::read(request, &hub.limits).await?;
+    let token = token(&headers, caller, &format!("{what} {}", asked.digest))?;
+    Ok((asked.ask, token))
+}
+
 /// `POST /v1/videos`
 pub(super) async fn create(
     State(hub): State<Arc<Hub>>,
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<impl IntoResponse, Problem> {
-    let headers = request.headers().clone();
-    let asked = Asked::read(request, &hub.limits).await?;
-    let token = token(&headers, &caller, &format!("create {}", asked.digest))?;
+    let (ask, token) = read(request, &hub, &caller, "create").await?;
     blocking(move || {
-        if asked.ask.video.is_some() {
+        if ask.video.is_some() {
             return Err(Problem::value("video", "a new video continues none; POST /v1/videos/extensions does"));
         }
-        let model = model_of(&hub, asked.ask.model.as_deref())?.name.clone();
+        let model = model_of(&hub, ask.model.as_deref())?.name.clone();
         let id = new_id()?;
-        let Ask { image, prompt, .. } = asked.ask.clone();
+        let Ask { image, prompt, .. } = ask.clone();
         let origin = Origin { prompt, image, ..Origin::default() };
         let limits = hub.limits.clone();
-        let ask = asked.ask;
-        let plan = move |model: &Model, at: Option<&std::path::Path>| fit(model, &ask, at, &limits);
+        let plan = move |model: &Model, at: Option<&Path>| fit(model, &ask, at, &limits);
         add(&hub, &caller, (id, model), origin, token, plan)
     })
     .await
@@ -63,26 +71,23 @@ pub(super) async fn create(
 pub(super) async fn remix(
     State(hub): State<Arc<Hub>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    extract::Path(id): extract::Path<String>,
     request: Request,
 ) -> Result<impl IntoResponse, Problem> {
-    let headers = request.headers().clone();
-    let asked = Asked::read(request, &hub.limits).await?;
-    let token = token(&headers, &caller, &format!("remix {id} {}", asked.digest))?;
+    let (ask, token) = read(request, &hub, &caller, &format!("remix {id}")).await?;
     blocking(move || {
         let earlier = hub.job(&caller.name, &id)?;
         let model = model_of(&hub, Some(&earlier.model))?.clone();
-        if asked.ask.model.as_ref().is_some_and(|name| *name != earlier.model) {
+        if ask.model.as_ref().is_some_and(|name| *name != earlier.model) {
             return Err(Problem::value("model", "another version of a video is made by the same model"));
         }
-        let Ask { image, prompt, .. } = asked.ask.clone();
+        let Ask { image, prompt, .. } = ask.clone();
         let image_of = (earlier.image && image.is_none()).then(|| earlier.id.clone());
         let prompt = prompt.or_else(|| earlier.prompt.clone());
         let origin = Origin { remixed: Some(earlier.id.clone()), image_of, prompt, image, ..Origin::default() };
         let limits = hub.limits.clone();
         let base = Model { plan: earlier_plan(&model, &earlier)?, ..model };
-        let ask = asked.ask;
-        let plan = move |_: &Model, at: Option<&std::path::Path>| fit(&base, &ask, at, &limits);
+        let plan = move |_: &Model, at: Option<&Path>| fit(&base, &ask, at, &limits);
         add(&hub, &caller, (new_id()?, earlier.model.clone()), origin, token, plan)
     })
     .await
@@ -94,11 +99,8 @@ pub(super) async fn extend(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<impl IntoResponse, Problem> {
-    let headers = request.headers().clone();
-    let asked = Asked::read(request, &hub.limits).await?;
-    let token = token(&headers, &caller, &format!("extend {}", asked.digest))?;
+    let (ask, token) = read(request, &hub, &caller, "extend").await?;
     blocking(move || {
-        let ask = asked.ask;
         let id = ask.video.clone().ok_or_else(|| Problem::value("video", "expected the id of a video"))?;
         let earlier = hub.job(&caller.name, &id)?;
         if earlier.state != Standing::Completed {
@@ -124,10 +126,10 @@ pub(super) async fn extend(
         let model = model_of(&hub, Some(&earlier.model))?.clone();
         let before = earlier_plan(&model, &earlier)?;
         let limits = hub.limits.clone();
-        let plan = move |model: &Model, at: Option<&std::path::Path>| {
+        let plan = move |model: &Model, at: Option<&Path>| {
             let mut before = before;
             if let Some(at) = at {
-                crate::worker::place_image(&mut before, at);
+                place_image(&mut before, at);
             }
             longer(model, before, &ask, &limits)
         };
@@ -158,8 +160,6 @@ fn model_of<'a>(hub: &'a Hub, name: Option<&str>) -> Result<&'a Model, Problem> 
     })
 }
 
-type Token = Option<(String, String)>;
-
 /// Checks the plan and takes the job. Nothing of a request that is refused stays behind.
 fn add(
     hub: &Hub,
@@ -167,7 +167,7 @@ fn add(
     (id, model): (String, String),
     mut origin: Origin,
     token: Token,
-    plan: impl FnOnce(&Model, Option<&std::path::Path>) -> Result<Fitted, Problem>,
+    plan: impl FnOnce(&Model, Option<&Path>) -> Result<Fitted, Problem>,
 ) -> Result<Json<Value>, Problem> {
     if let Some((name, request)) = &token
         && let Some(known) = hub.known(name, request)?
@@ -175,20 +175,18 @@ fn add(
         return Ok(Json(shown(hub, &known)));
     }
     let folder = hub.folder(&id);
-    let done = (|| {
+    let taken = (|| {
         let image = picture(hub, &folder, origin.image.take(), origin.image_of.as_deref())?;
         let fitted = plan(model_of(hub, Some(&model))?, image.as_deref())?;
-        let job = job(caller, (id, model), &fitted, image.is_some(), origin);
-        let wanted = job.id.clone();
-        let job = hub.add(Wanted { job, token })?;
-        // Two requests with one idempotency key: the other one was faster.
-        if job.id == wanted { Ok((true, job)) } else { Ok((false, job)) }
+        let job = job(caller, (id.clone(), model), &fitted, image.is_some(), origin);
+        hub.add(Wanted { job, token })
     })();
-    if !matches!(done, Ok((true, _))) {
+    // Of two requests with one idempotency key, the slower one is answered with the job of the other.
+    if !taken.as_ref().is_ok_and(|job| job.id == id) {
         // What cannot be removed now goes when the next server starts.
         let _left = fs::remove_dir_all(&folder);
     }
-    done.map(|(_, job)| Json(shown(hub, &job)))
+    taken.map(|job| Json(shown(hub, &job)))
 }
 
 fn job(caller: &Caller, (id, model): (String, String), fitted: &Fitted, image: bool, origin: Origin) -> Job {
@@ -219,10 +217,10 @@ fn job(caller: &Caller, (id, model): (String, String), fitted: &Fitted, image: b
 /// Puts the picture of a request, or of an earlier job, into the folder of a new one.
 fn picture(
     hub: &Hub,
-    folder: &std::path::Path,
+    folder: &Path,
     image: Option<Vec<u8>>,
     earlier: Option<&str>,
-) -> Result<Option<std::path::PathBuf>, Problem> {
+) -> Result<Option<PathBuf>, Problem> {
     let bytes = match (image, earlier) {
         (Some(bytes), _) => bytes,
         (None, Some(id)) => fs::read(hub.folder(id).join(IMAGE)).map_err(Problem::internal)?,
