@@ -213,6 +213,9 @@ fn ask(mut fields: Map<String, Value>) -> Result<Ask, Problem> {
         image: None,
         video: take("video").map(|value| video_id(&parsed(value))).transpose()?,
     };
+    if ask.scenario.is_some() && ask.seconds.is_some() {
+        return Err(Problem::value("seconds", "a scenario has its own length; expected one of the two"));
+    }
     let mut left: Vec<String> = fields.keys().map(|name| name.chars().take(64).collect()).collect();
     left.sort();
     if left.is_empty() { Ok(ask) } else { Err(Problem::unknown(&left, KNOWN)) }

@@ -40,9 +40,6 @@ pub fn fit(model: &Model, ask: &Ask, image: Option<&Path>, limits: &Limits) -> R
         place_image(&mut plan, image);
     }
     if let Some(scenes) = &ask.scenario {
-        if ask.seconds.is_some() {
-            return Err(Problem::value("seconds", "a scenario has its own length; expected one of the two"));
-        }
         let predict = plan.predict.as_mut().ok_or_else(|| cannot("scenario", "has no prediction"))?;
         predict.chunks = chunks(scenes, limits)?;
     }
@@ -64,10 +61,7 @@ pub fn extend(model: &Model, plan: Plan, ask: &Ask, limits: &Limits) -> Result<F
     let before = laid_out(model, &plan)?;
     let predict = plan.predict.as_mut().ok_or_else(|| cannot("video", "has no prediction"))?;
     match (&ask.scenario, ask.seconds) {
-        (Some(_), Some(_)) => {
-            return Err(Problem::value("seconds", "a scenario has its own length; expected one of the two"));
-        }
-        (Some(scenes), None) => predict.chunks.extend(chunks(scenes, limits)?),
+        (Some(scenes), _) => predict.chunks.extend(chunks(scenes, limits)?),
         (None, more) => {
             let length = before.frames as f64 / before.fps + more.unwrap_or(0.0);
             if more.is_none() || more == Some(0.0) {
@@ -135,25 +129,17 @@ fn large(message: String) -> Problem {
 }
 
 fn resize(model: &Model, plan: &mut Plan, [width, height]: [usize; 2]) -> Result<(), Problem> {
-    let (mut one, mut other) = (plan.clone(), plan.clone());
-    // How many pixels of the video a decoded one becomes.
-    let factor = |size: usize| if plan.upsample.is_some() { size / 4 } else { size };
-    let sized = [factor(height), factor(width)];
-    if let Some(predict) = &mut one.predict {
-        predict.chunks.clear();
-    }
-    if laid_out(model, &one)?.size == [height, width] {
+    if laid_out(model, plan)?.size == [height, width] {
         return Ok(());
     }
-    one.size = Some(sized);
-    other.size = Some(sized);
-    let found = laid_out(model, &one)?.size;
-    if found != [height, width] {
-        let [h, w] = found;
-        return Err(Problem::value("size", format!("this model makes {w}x{h} of it; expected such a size")));
+    // Upsampling makes a video four times as high and wide as what is decoded.
+    let factor = if plan.upsample.is_some() { 4 } else { 1 };
+    plan.size = Some([height / factor, width / factor]);
+    let [h, w] = laid_out(model, plan)?.size;
+    if [h, w] == [height, width] {
+        return Ok(());
     }
-    *plan = other;
-    Ok(())
+    Err(Problem::value("size", format!("this model makes {w}x{h} of it; expected such a size")))
 }
 
 /// Gives the plan the fewest chunks with which the video is at least `length` seconds long.
@@ -177,16 +163,16 @@ fn stretch(model: &Model, plan: &mut Plan, length: f64, limits: &Limits) -> Resu
         let least = seconds(shortest.frames, shortest.fps);
         return Err(Problem::value("seconds", format!("this model's videos have at least {least} seconds")));
     }
-    let Some(predict) = plan.predict.as_ref() else {
-        let longest = seconds(shortest.frames, shortest.fps);
-        let short = || Problem::value("seconds", format!("this model's videos have {longest} seconds"));
-        return if shortest.frames < wanted { Err(short()) } else { Ok(()) };
-    };
     let each = with(2)?.frames.saturating_sub(shortest.frames).max(1);
-    let n = 1 + wanted.saturating_sub(shortest.frames).div_ceil(each);
-    let mut chunks = predict.chunks.clone();
-    chunks.resize_with(n, Chunk::default);
-    plan.predict.iter_mut().for_each(|p| p.chunks.clone_from(&chunks));
+    let missing = wanted.saturating_sub(shortest.frames);
+    match &mut plan.predict {
+        Some(predict) => predict.chunks.resize_with(1 + missing.div_ceil(each), Chunk::default),
+        None if missing == 0 => {}
+        None => {
+            let longest = seconds(shortest.frames, shortest.fps);
+            return Err(Problem::value("seconds", format!("this model's videos have {longest} seconds")));
+        }
+    }
     Ok(())
 }
 
