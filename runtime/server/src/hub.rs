@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::http::StatusCode;
+
+use crate::book::Book;
 use crate::config::Limits;
 use crate::folders::{clear, sweep};
 use crate::job::{Failure, Job, State, now};
@@ -53,17 +56,6 @@ pub struct Hub {
     folder: PathBuf,
     book: Mutex<Book>,
     changed: Condvar,
-}
-
-struct Book {
-    store: Store,
-    jobs: BTreeMap<u64, Job>,
-    ids: HashMap<String, u64>,
-    running: Option<(u64, Arc<Live>)>,
-    /// Owner → number of the last start of one of its jobs.
-    served: HashMap<String, u64>,
-    starts: u64,
-    stopping: bool,
 }
 
 /// A new job, and what tells whether it was asked for before.
@@ -147,11 +139,10 @@ impl Hub {
         Ok((book.seen(job), live))
     }
 
-    /// How many jobs run before a queued one.
-    pub fn position(&self, job: &Job) -> Option<usize> {
+    /// How many jobs run before each queued one, by number.
+    pub fn positions(&self) -> HashMap<u64, usize> {
         let book = self.book();
-        let order = queue::order(book.jobs.values(), &book.served);
-        order.iter().position(|number| *number == job.number)
+        queue::order(book.jobs.values(), &book.served).into_iter().zip(0..).collect()
     }
 
     /// Jobs that wait, and jobs that run.
@@ -193,8 +184,7 @@ impl Hub {
 
     fn room(&self, book: &Book, owner: &str) -> Result<(), Problem> {
         if book.stopping {
-            let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
-            let problem = Problem::new(status, "stopping", "the server is about to stop");
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is about to stop");
             return Err(Problem { retry_after: Some(RETRY), ..problem });
         }
         let open = || book.jobs.values().filter(|job| job.state.is_open());
@@ -220,7 +210,7 @@ impl Hub {
         }
         if !job.state.is_open() {
             let message = format!("the video `{id}` has ended already");
-            return Err(Problem::new(axum::http::StatusCode::CONFLICT, "video_ended", message));
+            return Err(Problem::new(StatusCode::CONFLICT, "video_ended", message));
         }
         self.end(&mut job, State::Cancelled, None);
         book.write(&job).map_err(Problem::internal)?;
@@ -234,11 +224,9 @@ impl Hub {
     /// 404.
     pub fn delete(&self, owner: &str, id: &str) -> Result<(), Problem> {
         let mut book = self.book();
-        let number = book.job(owner, id).ok_or_else(|| Problem::no_video(id))?.number;
-        book.store.remove(number).map_err(Problem::internal)?;
-        book.jobs.remove(&number);
-        book.ids.remove(id);
-        book.stop_or_clear(number, &self.folder(id));
+        let job = book.job(owner, id).cloned().ok_or_else(|| Problem::no_video(id))?;
+        book.forget(&job).map_err(Problem::internal)?;
+        book.stop_or_clear(job.number, &self.folder(id));
         Ok(())
     }
 
@@ -249,12 +237,10 @@ impl Hub {
     pub fn expire(&self) -> Result<(), StoreError> {
         let mut book = self.book();
         let over = |job: &&Job| job.expires_at.is_some_and(|at| at <= now()) && !job.state.is_open();
-        let over: Vec<(u64, String)> = book.jobs.values().filter(over).map(|j| (j.number, j.id.clone())).collect();
-        for (number, id) in over {
-            book.store.remove(number)?;
-            book.jobs.remove(&number);
-            book.ids.remove(&id);
-            clear(&self.folder(&id));
+        let over: Vec<Job> = book.jobs.values().filter(over).cloned().collect();
+        for job in over {
+            book.forget(&job)?;
+            clear(&self.folder(&job.id));
         }
         Ok(())
     }
@@ -359,46 +345,6 @@ impl Outcome {
             Self::Made => "made",
             Self::Stopped => "stopped",
             Self::Failed(_) => "failed",
-        }
-    }
-}
-
-impl Book {
-    fn job(&self, owner: &str, id: &str) -> Option<&Job> {
-        self.jobs.get(self.ids.get(id)?).filter(|job| job.owner == owner)
-    }
-
-    /// The job, with what is known of its progress.
-    fn seen(&self, job: &Job) -> Job {
-        let mut job = job.clone();
-        if let Some((_, live)) =
-            self.running.as_ref().filter(|(number, _)| *number == job.number && job.state.is_open())
-        {
-            job.progress = live.picture().progress;
-        }
-        job
-    }
-
-    fn known(&self, name: &str, request: &str) -> Result<Option<Job>, Problem> {
-        let Some(token) = self.store.token(name).map_err(Problem::internal)? else { return Ok(None) };
-        if token.request != request {
-            let message = "this Idempotency-Key was used for another request";
-            return Err(Problem::new(axum::http::StatusCode::CONFLICT, "idempotency_mismatch", message));
-        }
-        Ok(self.jobs.get(&token.job).map(|job| self.seen(job)))
-    }
-
-    fn write(&mut self, job: &Job) -> Result<(), StoreError> {
-        self.store.put(job, None)?;
-        self.jobs.insert(job.number, job.clone());
-        Ok(())
-    }
-
-    /// Stops a job that runs; who runs it removes its folder. That of another one goes now.
-    fn stop_or_clear(&self, number: u64, folder: &Path) {
-        match &self.running {
-            Some((running, live)) if *running == number => live.stop(Stop::Cancelled),
-            _ => clear(folder),
         }
     }
 }

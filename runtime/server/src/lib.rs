@@ -2,6 +2,7 @@
 
 mod access;
 mod ask;
+mod book;
 pub mod config;
 mod events;
 mod film;

@@ -3,6 +3,7 @@
 mod content;
 mod make;
 
+use std::collections::HashMap;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 
@@ -43,9 +44,13 @@ pub fn router(hub: Arc<Hub>) -> Router {
 
 /// A video as clients see it; a queued one with its place in the queue.
 pub(crate) fn shown(hub: &Hub, job: &Job) -> Value {
+    placed(job, &if job.state == Standing::Queued { hub.positions() } else { HashMap::new() })
+}
+
+fn placed(job: &Job, positions: &HashMap<u64, usize>) -> Value {
     let mut video = job.video();
-    if let Some(position) = hub.position(job) {
-        video["queue_position"] = position.into();
+    if let Some(position) = positions.get(&job.number) {
+        video["queue_position"] = (*position).into();
     }
     video
 }
@@ -102,10 +107,11 @@ async fn list(
     }
     let has_more = jobs.len() > limit;
     jobs.truncate(limit);
+    let positions = hub.positions();
     let id = |job: Option<&Job>| job.map(|job| job.id.clone());
     Ok(Json(json!({
         "object": "list",
-        "data": jobs.iter().map(|job| shown(&hub, job)).collect::<Vec<_>>(),
+        "data": jobs.iter().map(|job| placed(job, &positions)).collect::<Vec<_>>(),
         "first_id": id(jobs.first()),
         "last_id": id(jobs.last()),
         "has_more": has_more,
