@@ -2,6 +2,7 @@
 
 mod http;
 mod sdk;
+mod tls;
 mod triton;
 
 use std::fs;

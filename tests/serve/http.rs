@@ -55,6 +55,15 @@ impl Server {
 
     /// Starts a server with these arguments on a free port, and waits until it takes work.
     pub fn run(more: &[&str]) -> Self {
+        let server = Self::spawn(more);
+        while server.get("/health/ready").status != 200 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        server
+    }
+
+    /// Starts a server with these arguments on a free port.
+    pub fn spawn(more: &[&str]) -> Self {
         let mut args = vec!["--json", "serve", "--listen", "127.0.0.1:0", "--threads", "1"];
         args.extend(more);
         let mut child = command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -72,11 +81,13 @@ impl Server {
         };
         // A log that nobody reads would stop the server.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        let server = Self { child, address };
-        while server.get("/health/ready").status != 200 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server
+        Self { child, address }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
     /// Ends it as a crash would.
@@ -87,8 +98,7 @@ impl Server {
 
     /// Asks it to end; its exit code.
     pub fn end(mut self) -> Option<i32> {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal("TERM");
         self.child.wait().unwrap().code()
     }
 

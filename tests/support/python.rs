@@ -73,6 +73,21 @@ pub fn run(script: &str, args: &[&Path]) -> Option<String> {
     Some(text)
 }
 
+/// Runs a script of ours that needs nothing beside Python; `None` when there is no Python. Panics with its output when it
+/// fails.
+pub fn standard(script: &str, args: &[&str]) -> Option<String> {
+    let out = match Command::new("python3").arg("-c").arg(script).args(args).output() {
+        Ok(out) => out,
+        Err(e) => {
+            missing("python3", &e.to_string());
+            return None;
+        }
+    };
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+    Some(text)
+}
+
 /// Runs a script of ours against a server at `address`, with a client that pip installs; `None` where it cannot be had. Panics
 /// with its output when it fails.
 pub fn client(package: &str, script: &str, address: &str) -> Option<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use vldm_server::keys::Keys;
-use vldm_server::{Config, Engine, Limits, Model};
+use vldm_server::{Config, Engine, Limits, Model, Tls};
 
 use crate::bundle::CacheArgs;
 use crate::engine::EngineArgs;
@@ -33,6 +33,12 @@ pub struct Args {
     /// File of bearer keys, written by `vldm keys new`; without it everybody may ask
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
+    /// Speak TLS with this certificate, in PEM; files are read again on SIGHUP
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -59,6 +65,9 @@ struct LimitArgs {
     /// Jobs of one key that wait or run
     #[arg(long, value_name = "N", default_value_t = Limits::default().queue_of_key)]
     max_queue_of_key: usize,
+    /// Seconds in which the head of a request must arrive, and again its body
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().arrival.as_secs())]
+    max_arrival: u64,
     /// Seconds after its start at which a job fails [default: none]
     #[arg(long, value_name = "SECONDS")]
     deadline: Option<u64>,
@@ -75,6 +84,7 @@ impl LimitArgs {
             pixels: self.max_pixels,
             queue: self.max_queue,
             queue_of_key: self.max_queue_of_key,
+            arrival: Duration::from_secs(self.max_arrival),
             deadline: self.deadline.map(Duration::from_secs),
             ..Limits::default()
         }
@@ -84,6 +94,9 @@ impl LimitArgs {
 /// Runs the command.
 pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let engine = args.engine.resolve()?;
+    let keys = args.keys.as_deref().map(Keys::open).transpose()?;
+    let tls = args.tls_cert.zip(args.tls_key).map(|(chain, key)| Tls::open(&chain, &key)).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let mut models: Vec<Model> = Vec::new();
     for text in args.plans {
         let (name, file) = named(&text)?;
@@ -92,7 +105,6 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         models.push(Model { name, plan, bundle: bundle.path, manifest: bundle.manifest });
     }
     let folder = args.folder.map_or_else(|| folders::data().map(|data| data.join("server")), Ok)?;
-    let keys = args.keys.as_deref().map(Keys::open).transpose()?;
     if keys.is_none() && !args.listen.ip().is_loopback() {
         note(format!("warning: everybody who reaches {} may ask; --keys asks for keys", args.listen));
     }
@@ -100,6 +112,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         address: args.listen,
         folder,
         program: program(&engine)?,
+        tls,
         keys,
         expiry: Duration::from_secs(args.limits.keep_hours.saturating_mul(3600)),
         limits: args.limits.limits(),
@@ -112,7 +125,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         if out.json {
             note(serde_json::json!({ "listens": address }));
         } else {
-            note(format!("listening on http://{address}"));
+            note(format!("listening on {scheme}://{address}"));
         }
     };
     Ok(vldm_server::run(config, models.into_iter().collect(), engine, listens)?)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keys::Keys;
+use crate::tls::Tls;
 
 /// How a server is set up.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct Config {
     pub folder: PathBuf,
     /// Program, engine and processor in words: everything beside plan and bundle that numbers depend on.
     pub program: String,
+    /// Certificate for TLS; plain HTTP is spoken when absent.
+    pub tls: Option<Tls>,
     /// Who may ask; everybody when absent.
     pub keys: Option<Keys>,
     /// What may be asked for.
@@ -36,7 +39,7 @@ pub struct Limits {
     pub queue: usize,
     /// Jobs of one key that wait or run.
     pub queue_of_key: usize,
-    /// Time in which the body of a request must arrive.
+    /// Time in which the head of a request must arrive, and again its body.
     pub arrival: Duration,
     /// Time that a job may run in all; any when absent.
     pub deadline: Option<Duration>,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use vldm_runtime::LoadOptions;
 
 use crate::access::{authorize, record};
@@ -18,12 +18,11 @@ use crate::health::{self, Ready};
 use crate::hub::{Hub, HubError};
 use crate::models::{Engine, Model, Models};
 use crate::problem::Problem;
-use crate::{events, kserve, metrics, models_api, page, unread, videos, worker};
+use crate::tls::Tls;
+use crate::{events, kserve, metrics, models_api, page, port, unread, videos, worker};
 
 /// Time between two looks for results that have expired.
 const EXPIRE: Duration = Duration::from_secs(30);
-/// Time that clients have to finish when the server stops.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Why a server cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +97,7 @@ fn asked_to_end() -> Result<impl Future<Output = ()> + Send + 'static, ServeErro
 /// # Errors
 /// [`ServeError`].
 pub async fn serve(
-    config: Config,
+    mut config: Config,
     models: Models,
     engine: Engine,
     listens: impl FnOnce(SocketAddr),
@@ -112,32 +111,47 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     listens(listener.local_addr().map_err(system("tell its address"))?);
     let ready = Ready::default();
+    let (arrival, tls) = (config.limits.arrival, config.tls.take().map(Arc::new));
     let app = routes(config, &hub, &ready);
     let runs = hub.clone();
     let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker::work(&runs));
     let thread = thread.map_err(system("start its engine"))?;
     let expires = tokio::spawn(expire(hub.clone()));
     ready.set(true);
-    let (stopped, stopping) = oneshot::channel::<()>();
+    let renews = tls.clone().map(|tls| tokio::spawn(renew(tls)));
     let ends = hub.clone();
     let shutdown = async move {
         stop.await;
         ready.set(false);
         ends.stop();
-        // Nobody listens when the socket has failed.
-        let _heard = stopped.send(());
     };
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown);
-    let served = tokio::select! {
-        served = server => served,
-        () = async { let _stop = stopping.await; tokio::time::sleep(GRACE).await } => Ok(()),
-    };
-    hub.stop();
+    port::answer(listener, tls, app, arrival, shutdown).await;
     expires.abort();
+    renews.inspect(JoinHandle::abort);
     // The engine stops at its next step; a panic of it has been told already.
     let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
-    served.map_err(system("use its socket"))
+    Ok(())
 }
+
+/// Reads the certificate again whenever the process is told to (SIGHUP).
+#[cfg(unix)]
+async fn renew(tls: Arc<Tls>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::error!(target: "vldm::server", %error, "cannot listen for SIGHUP"),
+    };
+    while hangup.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!(target: "vldm::server", "the certificate was read again"),
+            Err(error) => tracing::error!(target: "vldm::server", %error, "the certificate stays as it was"),
+        }
+    }
+}
+
+/// A system without such a signal reads it with the next start.
+#[cfg(not(unix))]
+async fn renew(_: Arc<Tls>) {}
 
 async fn expire(hub: Arc<Hub>) {
     let mut times = tokio::time::interval(EXPIRE);
