@@ -86,7 +86,6 @@ impl LimitArgs {
             queue_of_key: self.max_queue_of_key,
             arrival: Duration::from_secs(self.max_arrival),
             deadline: self.deadline.map(Duration::from_secs),
-            ..Limits::default()
         }
     }
 }
