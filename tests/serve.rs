@@ -4,6 +4,7 @@ mod http;
 mod sdk;
 mod tls;
 mod triton;
+mod webhooks;
 
 use std::fs;
 use std::io::{Read, Write};

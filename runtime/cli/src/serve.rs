@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use vldm_server::keys::Keys;
-use vldm_server::{Config, Engine, Limits, Model, Tls};
+use vldm_server::{Config, Endpoint, Engine, Limits, Model, Tls};
 
 use crate::bundle::CacheArgs;
 use crate::engine::EngineArgs;
@@ -39,6 +39,12 @@ pub struct Args {
     /// Private key of the certificate, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Address that is told how each video ended (docs/server.md, "Webhooks"); can be repeated
+    #[arg(long, value_name = "URL", requires = "webhook_secret")]
+    webhook: Vec<String>,
+    /// File of the secret that signs what goes to the address, one for each
+    #[arg(long, value_name = "FILE", requires = "webhook")]
+    webhook_secret: Vec<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -95,6 +101,10 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     let engine = args.engine.resolve()?;
     let keys = args.keys.as_deref().map(Keys::open).transpose()?;
     let tls = args.tls_cert.zip(args.tls_key).map(|(chain, key)| Tls::open(&chain, &key)).transpose()?;
+    let (addresses, secrets) = (args.webhook, args.webhook_secret);
+    ensure!(addresses.len() == secrets.len(), "expected one --webhook-secret for each --webhook, in the same order");
+    let webhooks = addresses.iter().zip(&secrets).map(|(to, secret)| Endpoint::new(to, secret));
+    let webhooks = webhooks.collect::<Result<Vec<_>, _>>()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let mut models: Vec<Model> = Vec::new();
     for text in args.plans {
@@ -113,6 +123,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         program: program(&engine)?,
         tls,
         keys,
+        webhooks,
         expiry: Duration::from_secs(args.limits.keep_hours.saturating_mul(3600)),
         limits: args.limits.limits(),
     };

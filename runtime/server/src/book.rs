@@ -11,11 +11,14 @@ use crate::job::Job;
 use crate::live::{Live, Stop};
 use crate::problem::Problem;
 use crate::store::{Store, StoreError};
+use crate::webhooks::Post;
 
 /// All jobs of a server.
 pub struct Book {
     /// What is on disk.
-    pub store: Store,
+    pub store: Arc<Store>,
+    /// Who is told how jobs end.
+    pub post: Arc<Post>,
     /// Jobs by number, as they are on disk.
     pub jobs: BTreeMap<u64, Job>,
     /// Id → number.
@@ -60,12 +63,16 @@ impl Book {
         Ok(self.jobs.get(&token.job).map(|job| self.seen(job)))
     }
 
-    /// Puts a job on disk, then here.
+    /// Puts a job on disk, with what is to be told of it, then here.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn write(&mut self, job: &Job) -> Result<(), StoreError> {
-        self.store.put(job, None)?;
+        let events = self.post.events(job);
+        self.store.put(job, None, &events)?;
+        if !events.is_empty() {
+            self.post.wake();
+        }
         self.jobs.insert(job.number, job.clone());
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::keys::Keys;
 use crate::tls::Tls;
+use crate::webhooks::Endpoint;
 
 /// How a server is set up.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Who may ask; everybody when absent.
     pub keys: Option<Keys>,
+    /// Who is told how videos end.
+    pub webhooks: Vec<Endpoint>,
     /// What may be asked for.
     pub limits: Limits,
     /// How long a result is kept.

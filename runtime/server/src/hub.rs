@@ -19,6 +19,7 @@ use crate::models::{Engine, Models};
 use crate::problem::Problem;
 use crate::queue;
 use crate::store::{Store, StoreError};
+use crate::webhooks::Post;
 
 /// Seconds after which a client that found no room may ask again.
 const RETRY: u64 = 10;
@@ -77,19 +78,20 @@ impl Hub {
         fs::create_dir_all(&videos).map_err(|source| HubError::Io { path: videos.clone(), source })?;
         let folder = config.folder.canonicalize();
         let folder = folder.map_err(|source| HubError::Io { path: config.folder.clone(), source })?;
-        let store = Store::open(&folder.join("jobs.redb"))?;
+        let store = Arc::new(Store::open(&folder.join("jobs.redb"))?);
+        let post = Arc::new(Post::new(config.webhooks.clone()));
         let mut jobs = BTreeMap::new();
         for mut job in store.jobs()? {
             if job.state == State::InProgress {
                 job.state = State::Queued;
-                store.put(&job, None)?;
+                store.put(&job, None, &[])?;
             }
             jobs.insert(job.number, job);
         }
         let ids: HashMap<String, u64> = jobs.values().map(|job: &Job| (job.id.clone(), job.number)).collect();
         sweep(&videos, &ids).map_err(|source| HubError::Io { path: videos.clone(), source })?;
         let (running, served, starts, stopping) = (None, HashMap::new(), 0, false);
-        let book = Mutex::new(Book { store, jobs, ids, running, served, starts, stopping });
+        let book = Mutex::new(Book { store, post, jobs, ids, running, served, starts, stopping });
         let (limits, program, expiry) = (config.limits.clone(), config.program.clone(), config.expiry);
         Ok(Self {
             models,
@@ -175,7 +177,7 @@ impl Hub {
         self.room(&book, &job.owner)?;
         job.number = book.jobs.keys().next_back().map_or(0, |last| last + 1);
         let token = token.as_ref().map(|(name, request)| (name.as_str(), request.as_str()));
-        book.store.put(&job, token).map_err(Problem::internal)?;
+        book.store.put(&job, token, &[]).map_err(Problem::internal)?;
         book.ids.insert(job.id.clone(), job.number);
         book.jobs.insert(job.number, job.clone());
         self.changed.notify_all();
@@ -318,7 +320,26 @@ impl Hub {
         if let Some((_, live)) = &book.running {
             live.stop(Stop::Shutdown);
         }
+        book.post.stop();
         self.changed.notify_all();
+    }
+
+    /// Starts to tell endpoints how jobs end.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn send_events(&self) -> io::Result<()> {
+        let book = self.book();
+        book.post.start(&book.store, &self.metrics)
+    }
+
+    /// Events that no endpoint has taken yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn events(&self) -> Result<u64, StoreError> {
+        let store = self.book().store.clone();
+        store.events()
     }
 
     /// Whether the server is about to stop.

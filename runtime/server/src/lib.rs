@@ -26,6 +26,7 @@ mod store;
 mod tls;
 mod unread;
 mod videos;
+mod webhooks;
 mod worker;
 
 pub use config::{Config, Limits};
@@ -34,3 +35,4 @@ pub use models::{Engine, Model, Models};
 pub use serve::{ServeError, run, serve};
 pub use store::StoreError;
 pub use tls::{Tls, TlsError};
+pub use webhooks::{Endpoint, WebhookError};

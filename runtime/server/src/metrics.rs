@@ -36,13 +36,15 @@ pub struct Metrics {
     job_seconds: Histogram,
     queued: Gauge,
     running: Gauge,
+    webhooks: Family<Ended, Counter>,
+    events: Gauge,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("vldm");
-        let (requests, jobs) = (Family::default(), Family::default());
-        let (queued, running) = (Gauge::default(), Gauge::default());
+        let (requests, jobs, webhooks) = (Family::default(), Family::default(), Family::default());
+        let (queued, running, events) = (Gauge::default(), Gauge::default(), Gauge::default());
         let seconds = Histogram::new(exponential_buckets(0.001, 4.0, 8));
         let job_seconds = Histogram::new(exponential_buckets(1.0, 4.0, 8));
         registry.register("http_requests", "Requests answered", requests.clone());
@@ -51,7 +53,9 @@ impl Default for Metrics {
         registry.register_with_unit("job", "Time of a run of a job", Unit::Seconds, job_seconds.clone());
         registry.register("jobs_queued", "Jobs that wait", queued.clone());
         registry.register("jobs_running", "Jobs that run", running.clone());
-        Self { registry, requests, seconds, jobs, job_seconds, queued, running }
+        registry.register("webhooks", "Attempts to tell an endpoint of an event", webhooks.clone());
+        registry.register("webhooks_waiting", "Events that no endpoint has taken yet", events.clone());
+        Self { registry, requests, seconds, jobs, job_seconds, queued, running, webhooks, events }
     }
 }
 
@@ -68,10 +72,19 @@ impl Metrics {
         self.job_seconds.observe(seconds);
     }
 
+    /// Counts attempts to tell an endpoint of an event, by how they ended.
+    pub fn webhooks(&self) -> impl Fn(&str) + Send + use<> {
+        let counts = self.webhooks.clone();
+        move |outcome| {
+            counts.get_or_create(&Ended { outcome: outcome.to_owned() }).inc();
+        }
+    }
+
     fn text(&self, hub: &Hub) -> Result<String, Problem> {
         let (queued, running) = hub.counts();
         self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
         self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
+        self.events.set(i64::try_from(hub.events().map_err(Problem::internal)?).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry).map_err(Problem::internal)?;
         Ok(text)

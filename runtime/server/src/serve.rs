@@ -116,6 +116,7 @@ pub async fn serve(
     let runs = hub.clone();
     let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker::work(&runs));
     let thread = thread.map_err(system("start its engine"))?;
+    hub.send_events().map_err(system("start to send events"))?;
     let expires = tokio::spawn(expire(hub.clone()));
     ready.set(true);
     let renews = tls.clone().map(|tls| tokio::spawn(renew(tls)));

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use crate::job::Job;
+use crate::job::{Job, now};
+use crate::webhooks::Event;
 
 const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+/// Events on their way, in the order they came.
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 
 /// Why the store cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,7 @@ impl Store {
         let write = database.begin_write()?;
         write.open_table(JOBS)?;
         write.open_table(TOKENS)?;
+        write.open_table(EVENTS)?;
         write.commit()?;
         Ok(Self(database))
     }
@@ -73,11 +77,11 @@ impl Store {
         Ok(jobs)
     }
 
-    /// Writes a job, and what its idempotency key was used for, together.
+    /// Writes a job, what its idempotency key was used for, and what is to be told of it, together.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn put(&self, job: &Job, token: Option<(&str, &str)>) -> Result<(), StoreError> {
+    pub fn put(&self, job: &Job, token: Option<(&str, &str)>, events: &[Event]) -> Result<(), StoreError> {
         let bad = |source| StoreError::Record { record: job.id.clone(), source };
         let bytes = serde_json::to_vec(job).map_err(bad)?;
         let write = self.0.begin_write()?;
@@ -87,7 +91,78 @@ impl Store {
             let bytes = serde_json::to_vec(&token).map_err(bad)?;
             write.open_table(TOKENS)?.insert(name, bytes.as_slice())?;
         }
+        if !events.is_empty() {
+            let mut table = write.open_table(EVENTS)?;
+            let first = table.last()?.map_or(0, |(last, _)| last.value() + 1);
+            for (number, event) in (first..).zip(events) {
+                table.insert(number, serde_json::to_vec(event).map_err(bad)?.as_slice())?;
+            }
+        }
         Ok(write.commit()?)
+    }
+
+    /// The event that goes to `address` next, with its number: the first that is due, or else the one that is due soonest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn next_event(&self, address: &str) -> Result<Option<(u64, Event)>, StoreError> {
+        let (mut next, time) = (None::<(u64, Event)>, now());
+        for entry in self.0.begin_read()?.open_table(EVENTS)?.iter()? {
+            let (number, bytes) = entry?;
+            let bad = |source| StoreError::Record { record: number.value().to_string(), source };
+            let event: Event = serde_json::from_slice(bytes.value()).map_err(bad)?;
+            if event.address == address && next.as_ref().is_none_or(|(_, first)| event.due < first.due) {
+                let due = event.due <= time;
+                next = Some((number.value(), event));
+                if due {
+                    break;
+                }
+            }
+        }
+        Ok(next)
+    }
+
+    /// Puts an event in the place of another, or takes that away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn replace_event(&self, number: u64, event: Option<&Event>) -> Result<(), StoreError> {
+        let bad = |source| StoreError::Record { record: number.to_string(), source };
+        let write = self.0.begin_write()?;
+        let bytes = event.map(|event| serde_json::to_vec(event).map_err(bad)).transpose()?;
+        {
+            let mut table = write.open_table(EVENTS)?;
+            match &bytes {
+                Some(bytes) => table.insert(number, bytes.as_slice())?,
+                None => table.remove(number)?,
+            };
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Removes all events but those for these addresses; how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn keep_events_of(&self, addresses: &[&str]) -> Result<u64, StoreError> {
+        let write = self.0.begin_write()?;
+        let mut dropped = 0;
+        write.open_table(EVENTS)?.retain(|_, bytes| {
+            let event = serde_json::from_slice::<Event>(bytes);
+            let keep = event.is_ok_and(|event| addresses.contains(&&*event.address));
+            dropped += u64::from(!keep);
+            keep
+        })?;
+        write.commit()?;
+        Ok(dropped)
+    }
+
+    /// Events on their way.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn events(&self) -> Result<u64, StoreError> {
+        Ok(self.0.begin_read()?.open_table(EVENTS)?.len()?)
     }
 
     /// What an idempotency key was used for.
