@@ -1,6 +1,7 @@
 //! `vldm serve`, as its clients and its operators see it: the program, a real engine, a real disk, real sockets.
 
 mod http;
+mod openapi;
 mod sdk;
 mod tls;
 mod triton;

@@ -17,6 +17,7 @@ mod live;
 mod metrics;
 pub mod models;
 pub mod models_api;
+pub mod openapi;
 pub mod page;
 mod port;
 mod problem;

@@ -19,7 +19,7 @@ use crate::hub::{Hub, HubError};
 use crate::models::{Engine, Model, Models};
 use crate::problem::Problem;
 use crate::tls::Tls;
-use crate::{events, kserve, metrics, models_api, page, port, unread, videos, worker};
+use crate::{events, kserve, metrics, models_api, openapi, page, port, unread, videos, worker};
 
 /// Time between two looks for results that have expired.
 const EXPIRE: Duration = Duration::from_secs(30);
@@ -179,6 +179,7 @@ fn routes(config: Config, hub: &Arc<Hub>, ready: &Ready) -> Router {
     Router::new()
         .merge(guarded)
         .merge(page::router())
+        .merge(openapi::router())
         .merge(health::router(ready.clone()))
         .fallback(nothing)
         .layer(middleware::from_fn_with_state(hub.clone(), record))
