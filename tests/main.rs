@@ -17,6 +17,7 @@ mod resume;
 mod serve;
 mod tensorrt;
 mod tokenizer;
+mod triton;
 mod upscale;
 mod verify;
 mod video;

@@ -132,6 +132,14 @@ pub enum ExportError {
         /// What is there.
         found: &'static str,
     },
+    /// A Triton server takes no tensor without axes where it does not batch.
+    #[error("`{port}` of part `{part}`: expected at least one axis, found none; a Triton server cannot be given it")]
+    Scalar {
+        /// The part.
+        part: String,
+        /// The input or output.
+        port: String,
+    },
     /// A file of the checkpoint changed while it was read.
     #[error("{}: it changed while it was exported: expected {expected} bytes, found {found}", path.display())]
     Changed {

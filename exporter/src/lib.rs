@@ -25,6 +25,7 @@ mod place;
 mod report;
 mod safetensors;
 mod source;
+mod triton;
 mod view;
 mod weights;
 
@@ -45,6 +46,7 @@ pub use pickled::{Fault, PickledError};
 pub use place::{LinkMode, Target as BundleFolder};
 pub use report::{PartReport, Report, WeightReport};
 pub use safetensors::SafetensorsError;
+pub use triton::{TritonDevice, TritonReport, triton};
 
 /// What to export, where to, and how.
 #[derive(Debug, Clone)]

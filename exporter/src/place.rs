@@ -263,7 +263,10 @@ fn ignore_missing(error: io::Error) -> io::Result<()> {
 }
 
 /// `std::fs::copy` uses `copy_file_range`, which shares blocks where the file system can.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Those of the system.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::copy(from, to)?;
     // The copy is ours to delete and replace, whatever the original allowed.
     let mut permissions = fs::metadata(to)?.permissions();
@@ -275,7 +278,8 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     File::open(to)?.sync_all()
 }
 
-fn parent(path: &Path) -> &Path {
+/// The folder of a path, `.` where it names none.
+pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

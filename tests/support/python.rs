@@ -73,6 +73,17 @@ pub fn run(script: &str, args: &[&Path]) -> Option<String> {
     Some(text)
 }
 
+/// [`run`], with one package more than [`packages`].
+pub fn run_with(package: &str, script: &str, args: &[&Path]) -> Option<String> {
+    let paths = std::env::join_paths([packages()?, &install(&[package])?]).unwrap();
+    let mut python = Command::new("python3");
+    python.arg("-c").arg(script).args(args).env("PYTHONPATH", paths).env("PYTHONNOUSERSITE", "1");
+    let out = python.output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+    Some(text)
+}
+
 /// Runs a script of ours that needs nothing beside Python; `None` when there is no Python. Panics with its output when it
 /// fails.
 pub fn standard(script: &str, args: &[&str]) -> Option<String> {
