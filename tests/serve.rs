@@ -1,5 +1,6 @@
 //! `vldm serve`, as its clients and its operators see it: the program, a real engine, a real disk, real sockets.
 
+mod deploy;
 mod http;
 mod openapi;
 mod sdk;
@@ -277,23 +278,4 @@ fn a_request_that_is_answered_early_leaves_its_connection_for_the_next() {
         }
         assert!(answer.starts_with(b"HTTP/1.1 501"), "{}", String::from_utf8_lossy(&answer));
     }
-}
-
-#[test]
-fn the_unit_of_systemd_starts_the_server_with_flags_that_it_has() {
-    let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/vldm.service")).unwrap();
-    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/vldm ")).unwrap();
-    let scratch = tempfile::tempdir().unwrap();
-    let keys = scratch.path().join("keys");
-    vldm(["keys".as_ref(), "new".as_ref(), keys.as_os_str(), "a".as_ref()]).expect(0);
-    let plan = plan(scratch.path(), 1);
-    let words = start.replace("%S", scratch.path().to_str().unwrap()).replace("%d/keys", keys.to_str().unwrap());
-    let words: Vec<&str> = words.split(' ').collect();
-    let (Some(("serve", rest)), true) = (words.split_first().map(|(f, r)| (*f, r)), words.contains(&"--keys")) else {
-        panic!("{start}")
-    };
-    let at = rest.iter().position(|w| *w == "--listen").unwrap();
-    let more: Vec<&str> = rest[1..at].iter().chain(&rest[at + 2..]).copied().collect();
-    let server = Server::run(&[&[plan.to_str().unwrap()], &*more].concat());
-    assert_eq!(server.get("/v1/videos").status, 401);
 }

@@ -99,16 +99,16 @@ pub fn standard(script: &str, args: &[&str]) -> Option<String> {
     Some(text)
 }
 
-/// Runs a script of ours against a server at `address`, with a client that pip installs; `None` where it cannot be had. Panics
-/// with its output when it fails.
-pub fn client(package: &str, script: &str, address: &str) -> Option<()> {
+/// Runs a script of ours against a server at `address`, with a client that pip installs: what it printed, `None` where it cannot
+/// be had. Panics with its output when it fails.
+pub fn client(package: &str, script: &str, address: &str) -> Option<String> {
     let folder = install(&[package])?;
     let mut python = Command::new("python3");
     python.arg("-c").arg(script).arg(address).env("PYTHONPATH", folder).env("PYTHONNOUSERSITE", "1");
     let out = python.output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
-    Some(())
+    Some(text)
 }
 
 /// What `tests/tensorrt/compile.py` reports of the models that `job` lists; `None` where NVIDIA's compiler cannot be had.
