@@ -42,15 +42,20 @@ pub enum InlineError {
         limit: usize,
     },
     /// Bodies that grow beyond all measure.
-    #[error("the graph grows beyond {limit} nodes when its functions are inlined")]
+    #[error("the graph grows beyond {limit} {what} when its functions are inlined")]
     Size {
-        /// Greatest number of nodes.
+        /// "nodes and operands of calls" or "bytes of names".
+        what: &'static str,
+        /// Most of them.
         limit: usize,
     },
 }
 
 const MAX_DEPTH: usize = 16;
+/// Most nodes, calls and operands of calls that are walked over; a call of a function without nodes counts, too.
 const MAX_NODES: usize = 1_000_000;
+/// Most bytes of names that are made: each name carries those of all calls around it.
+const MAX_NAMES: usize = 1 << 28;
 
 impl Graph {
     /// Inlines every call of a model-local function but those of `keep`, and drops the functions no longer called.
@@ -60,8 +65,9 @@ impl Graph {
     pub fn inline_functions(&mut self, keep: impl Fn(&FunctionId) -> bool) -> Result<(), InlineError> {
         let mut out = self.clone();
         out.set_nodes(Vec::new());
+        let mut left = Budget { nodes: MAX_NODES, names: MAX_NAMES };
         for node in self.nodes().to_vec() {
-            expand(&mut out, node, &keep, 0)?;
+            expand(&mut out, node, &keep, 0, &mut left)?;
         }
         let called: Vec<FunctionId> = out.nodes().iter().filter_map(|n| function_of(&n.op)).collect();
         out.functions.retain(|id, _| called.contains(id));
@@ -77,26 +83,54 @@ fn function_of(op: &Op) -> Option<FunctionId> {
     }
 }
 
-fn expand(out: &mut Graph, node: Node, keep: &impl Fn(&FunctionId) -> bool, depth: usize) -> Result<(), InlineError> {
+/// How much the graph may still grow.
+struct Budget {
+    nodes: usize,
+    names: usize,
+}
+
+impl Budget {
+    fn nodes(&mut self, count: usize) -> Result<(), InlineError> {
+        let size = InlineError::Size { what: "nodes and operands of calls", limit: MAX_NODES };
+        self.nodes = self.nodes.checked_sub(count).ok_or(size)?;
+        Ok(())
+    }
+
+    fn names(&mut self, bytes: usize) -> Result<(), InlineError> {
+        let size = InlineError::Size { what: "bytes of names", limit: MAX_NAMES };
+        self.names = self.names.checked_sub(bytes).ok_or(size)?;
+        Ok(())
+    }
+}
+
+fn expand(
+    out: &mut Graph,
+    node: Node,
+    keep: &impl Fn(&FunctionId) -> bool,
+    depth: usize,
+    left: &mut Budget,
+) -> Result<(), InlineError> {
+    left.nodes(1)?;
     let id = function_of(&node.op).filter(|id| !keep(id));
     let function = id.as_ref().and_then(|id| out.functions.get(id)).cloned();
     let (Some(id), Some(function)) = (id, function) else {
-        if out.nodes().len() >= MAX_NODES {
-            return Err(InlineError::Size { limit: MAX_NODES });
-        }
         out.add_node(node);
         return Ok(());
     };
     if depth >= MAX_DEPTH {
         return Err(InlineError::Depth { function: id.to_string(), limit: MAX_DEPTH });
     }
+    left.nodes(function.body.inputs.len() + function.body.outputs.len())?;
     let mut values = bind(&node, &id, &function)?;
     let prefix = format!("{}/{}", node.name, id.name);
     let attributes = node.op.attrs();
     for inner in function.body.nodes() {
+        // The node's name and those of its values, each behind the prefix.
+        let names = inner.inputs.len() + inner.outputs.len() + 1;
+        left.names((prefix.len() + 1).saturating_mul(names))?;
         let inner = instantiate(out, inner, &function, &mut values, &prefix);
         let inner = substitute(inner, &attributes, &node.name, &id)?;
-        expand(out, inner, keep, depth + 1)?;
+        expand(out, inner, keep, depth + 1, left)?;
     }
     Ok(())
 }
@@ -173,4 +207,62 @@ fn substitute(mut inner: Node, given: &Attrs, node: &str, id: &FunctionId) -> Re
         },
     };
     Ok(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Call, UnaryKind};
+
+    fn id(name: &str) -> FunctionId {
+        FunctionId { domain: "vldm".to_owned(), name: name.to_owned() }
+    }
+
+    /// `name(x)`, which makes nothing.
+    fn call(g: &mut Graph, name: &str, called: &str, x: ValueId) {
+        let op = Call::vldm(called, []).into();
+        g.add_node(Node { name: name.to_owned(), op, inputs: vec![Some(x)], outputs: vec![], attribute_refs: vec![] });
+    }
+
+    /// A function of `x` with some nodes.
+    fn function(nodes: impl Fn(&mut Graph, ValueId)) -> Function {
+        let mut body = Graph::new("body");
+        let x = body.add_input("x", None);
+        nodes(&mut body, x);
+        Function { attributes: vec![], doc: String::new(), body }
+    }
+
+    fn graph(nodes: impl Fn(&mut Graph, ValueId)) -> Graph {
+        function(nodes).body
+    }
+
+    #[test]
+    fn calls_of_nothing_that_multiply_are_refused() {
+        let mut g = graph(|g, x| call(g, "", "F14", x));
+        g.functions.insert(id("F0"), function(|_, _| ()));
+        for i in 1..=14 {
+            let four = function(|g, x| (0..4).for_each(|_| call(g, "", &format!("F{}", i - 1), x)));
+            g.functions.insert(id(&format!("F{i}")), four);
+        }
+        let before = g.clone();
+        assert!(matches!(g.inline_functions(|_| false), Err(InlineError::Size { limit: MAX_NODES, .. })));
+        assert_eq!(g, before);
+    }
+
+    #[test]
+    fn names_that_multiply_are_refused() {
+        let mut g = graph(|g, x| {
+            let name = "n".repeat(1 << 16);
+            (0..64).for_each(|_| call(g, &name, "F", x));
+        });
+        let many = function(|g, x| {
+            for _ in 0..64 {
+                let op = UnaryKind::Sqrt.into();
+                let (name, inputs) = (String::new(), vec![Some(x)]);
+                g.add_node(Node { name, op, inputs, outputs: vec![], attribute_refs: vec![] });
+            }
+        });
+        g.functions.insert(id("F"), many);
+        assert!(matches!(g.inline_functions(|_| false), Err(InlineError::Size { limit: MAX_NAMES, .. })));
+    }
 }

@@ -7,7 +7,7 @@ use tract_onnx::pb::{AttributeProto, FunctionProto, ModelProto, NodeProto};
 
 /// Calls within calls deeper than this are taken for recursion, which ONNX forbids.
 const MAX_DEPTH: usize = 16;
-/// A file whose calls multiply beyond this many nodes is refused.
+/// A file whose calls multiply beyond this many nodes, or calls, is refused.
 const MAX_NODES: usize = 1 << 18;
 
 type Functions<'m> = HashMap<(&'m str, &'m str), &'m FunctionProto>;
@@ -64,6 +64,9 @@ impl Inliner<'_> {
             ));
         }
         self.calls += 1;
+        if self.calls > MAX_NODES {
+            return Err(format!("function calls expand to more than {MAX_NODES} calls"));
+        }
         let call = Call::new(function, &node, self.calls);
         for inner in &function.node {
             let copy = call.copy(inner).map_err(|what| format!("function {called}: {what}"))?;
@@ -216,6 +219,18 @@ mod tests {
         let mut m = model(vec![node("Loop", "vldm", &["in"], &["out"])], vec![f]);
         let e = inline_functions(&mut m, |_, _| false).unwrap_err();
         assert_eq!(e, "function vldm::Loop calls itself, or calls are nested deeper than 16");
+    }
+
+    #[test]
+    fn calls_of_nothing_that_multiply_are_refused() {
+        let doubled = |name: &str, inner: &str| {
+            let call = || node(inner, "vldm", &["a"], &[]);
+            function(name, &["a"], &[], vec![call(), call(), call(), call()])
+        };
+        let mut functions: Vec<_> = (0..14).map(|i| doubled(&format!("F{}", i + 1), &format!("F{i}"))).collect();
+        functions.push(function("F0", &["a"], &[], vec![]));
+        let e = inline_functions(&mut model(vec![node("F14", "vldm", &["in"], &[])], functions), |_, _| false);
+        assert_eq!(e.unwrap_err(), "function calls expand to more than 262144 calls");
     }
 
     #[test]
