@@ -2,6 +2,7 @@
 
 mod bundles;
 mod checkpoints;
+mod external;
 mod plans;
 
 use std::collections::BTreeSet;

@@ -2,6 +2,8 @@
 //! file beside this one and name it in [`BACKENDS`].
 
 #[cfg(any(feature = "ort", feature = "tract"))]
+mod checked;
+#[cfg(any(feature = "ort", feature = "tract"))]
 mod native;
 #[cfg(feature = "ort")]
 mod ort;

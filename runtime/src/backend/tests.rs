@@ -181,11 +181,12 @@ fn a_file_that_is_not_what_it_says_is_refused() {
     let refusal = |path: &Path| load(path, &LoadOptions::default()).map(|r| r.err().expect("a refusal").to_string());
     fs::write(dir.path().join(FILE), [0; 64]).unwrap();
     let Some(cut) = refusal(&path) else { return };
-    assert!(cut.starts_with("tract cannot load"), "{cut}");
+    assert!(cut.ends_with("in its external data, found a file of 64 bytes (weights/net.bin)"), "{cut}");
     fs::remove_file(dir.path().join(FILE)).unwrap();
-    assert!(refusal(&path).unwrap().starts_with("tract cannot load"));
+    let gone = refusal(&path).unwrap();
+    assert!(gone.contains("net.bin: No such file"), "{gone}");
     fs::write(&path, "no model").unwrap();
-    assert!(refusal(&path).unwrap().ends_with("is no ONNX model (protobuf)"));
+    assert!(refusal(&path).unwrap().contains("net.onnx: not an ONNX model"));
     assert!(refusal(&dir.path().join("none.onnx")).unwrap().ends_with("none.onnx: cannot be read"));
 }
 

@@ -18,6 +18,7 @@ use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{Outlet, Tensor as OrtTensor, TensorElementType, ValueType};
 
 use self::providers::{Missing, On, PROVIDERS, Provider, missing};
+use super::checked::check;
 use super::port::{Axis, Port, arrange};
 use super::{Backend, LoadOptions, Probe, Session, Setting, Settings};
 use crate::error::BackendError;
@@ -135,7 +136,7 @@ impl Backend for Ort {
     fn load(&self, path: &Path, o: &LoadOptions) -> Result<Box<dyn Session>, BackendError> {
         let library = o.library.as_deref().ok_or_else(|| self.no_library())?;
         let builder = self.provider(library, &o.settings, o.threads.max(1))?;
-        std::fs::File::open(path).map_err(|source| BackendError::Read { path: path.to_owned(), source })?;
+        check(path)?;
         let session = self.commit(builder, path, o).map_err(|source| BackendError::Load {
             engine: self.name(),
             path: path.to_owned(),

@@ -12,6 +12,7 @@ use tract_onnx::prelude::{
 };
 
 use super::{NAME, guarded, inline, ops, weights};
+use crate::backend::checked::check;
 use crate::backend::{Axis, LoadOptions, Port};
 use crate::crew::Crew;
 use crate::error::BackendError;
@@ -65,6 +66,7 @@ pub fn read(path: &Path, o: &LoadOptions) -> Result<Model, BackendError> {
         path: path.to_owned(),
         source: e.into(),
     };
+    check(path)?;
     let bytes = std::fs::read(path).map_err(|source| BackendError::Read { path: path.to_owned(), source })?;
     let mut onnx = tract_onnx::onnx();
     let mut proto =
