@@ -48,6 +48,8 @@ impl Header {
     fn payload(&self) -> Option<usize> {
         let product = |shape: &[usize]| shape.iter().try_fold(size_of::<f32>(), |n, side| n.checked_mul(*side));
         match self {
+            // Frames of nothing would take no bytes however many there are.
+            Self::Frames { shape, .. } if shape.contains(&0) => None,
             Self::Frames { frames, shape } => product(shape)?.checked_mul(*frames),
             Self::Loop { shapes, .. } => shapes.iter().try_fold(0usize, |sum, shape| sum.checked_add(product(shape)?)),
             Self::Video { bytes } => Some(*bytes),
@@ -160,6 +162,7 @@ mod tests {
             r#"{"loop":{"step":0,"draws":0,"shapes":[[18446744073709551615,2]],"saved":false}}"#,
             r#"{"video":{"bytes":18446744073709551615}}"#,
             r#"{"frames":{"frames":0,"shape":[1,1,1],"more":1}}"#,
+            r#"{"frames":{"frames":18446744073709551615,"shape":[0,1,1]}}"#,
         ] {
             let bytes = [MAGIC, &(header.len() as u32).to_le_bytes(), header.as_bytes()].concat();
             assert!(Artefact::parse(bytes).is_none(), "{header}");

@@ -58,6 +58,17 @@ fn a_plan_survives_being_written_and_read() {
     assert_eq!(read(&plan.to_json()).unwrap(), plan);
 }
 
+/// serde_json is exact here with its feature `float_roundtrip` alone.
+#[test]
+fn a_number_of_many_digits_is_the_nearest_there_is() {
+    let digits = "1.66666666666666666666666666666666666666666666666666660";
+    let text =
+        format!(r#"{{"version": 1, "stages": [{{"op": "keyframes", "guidance": {digits}}}, {{"op": "decode"}}]}}"#);
+    let plan = PlanFile::parse(text.as_bytes(), "drive.json", PathBuf::new()).unwrap().plan().unwrap();
+    assert_eq!(plan.keyframes.guidance, Weight([5.0 / 3.0; 2]));
+    assert_eq!(read(&plan.to_json()).unwrap(), plan);
+}
+
 #[test]
 fn plans_of_every_family_survive_being_written_and_read() {
     for stages in [
