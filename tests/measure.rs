@@ -145,3 +145,27 @@ fn a_plan_is_estimated_from_a_trial_and_refused_where_it_cannot_fit() {
     assert!(changes[0].starts_with("decode.window=") && changes[1].starts_with("upsample.window="), "{changes:?}");
     assert!(fits["estimate"]["memory"].as_u64() < estimate["memory"].as_u64());
 }
+
+/// The gates of the decoder: its windows do not show, and its temporal layers calm what single images leave restless.
+#[test]
+fn windows_of_the_decoder_do_not_show_and_its_temporal_layers_calm_the_video() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plan = demo_plan(scratch.path(), &[]);
+    let measured = |name: &str, change: &str| {
+        let video = scratch.path().join(name);
+        vldm(["run", text(&plan), "-o", text(&video), "--set", change]).expect(0);
+        // Borders are those of the plan's windows of 8, in every video.
+        vldm(["--json", "measure", text(&video), "--plan", text(&plan)]).expect(0).json()
+    };
+    let windows = measured("windows", "decode.window=8");
+    let (whole, images) = (measured("whole", "decode.window=49"), measured("images", "decode.temporal=false"));
+    let seam = |found: &Value| {
+        let seams = found["seams"].as_array().unwrap();
+        seams.iter().find(|seam| seam["name"] == "decode").unwrap()["score"].as_f64().unwrap()
+    };
+    let ratio = seam(&windows) / seam(&whole);
+    assert!(ratio <= 1.1, "a border of windows is {ratio:.2} times as visible as the same place without windows");
+    let flicker = |found: &Value| found["flicker"].as_f64().unwrap();
+    let ratio = flicker(&windows) / flicker(&images);
+    assert!(ratio <= 0.7, "{ratio:.2} of the image decoder's flicker");
+}
