@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod export;
 mod fine_tunes;
+mod fuzz;
 mod hostile;
 mod measure;
 mod optimize;
