@@ -116,7 +116,7 @@ fn a_manifest_that_names_files_to_write_elsewhere() {
 fn weights_that_were_exchanged() {
     let broken = Broken::bundle();
     broken.bytes(&format!("bundle/{WEIGHTS}"), |bytes| *bytes.last_mut().unwrap() ^= 1);
-    let ran = program::finish(program::command(&["verify", "bundle"]).current_dir(broken.folder.path()));
+    let ran = program::finish(program::command(["verify", "bundle"]).current_dir(broken.folder.path()));
     assert_eq!(ran.code, Some(1), "{}{}", ran.stdout, ran.stderr);
     assert!(format!("{}{}", ran.stdout, ran.stderr).contains(WEIGHTS), "{}{}", ran.stdout, ran.stderr);
 }
