@@ -13,6 +13,7 @@ mod optimize;
 mod original;
 mod parity;
 mod pipelines;
+mod predict;
 mod python;
 mod resume;
 mod serve;

@@ -35,7 +35,7 @@ pub fn cost(graph: &Graph, symbols: &BTreeMap<String, usize>) -> Cost {
     all
 }
 
-fn sizes(graph: &Graph, id: Option<ValueId>, symbols: &BTreeMap<String, usize>) -> Option<Vec<u64>> {
+pub(crate) fn sizes(graph: &Graph, id: Option<ValueId>, symbols: &BTreeMap<String, usize>) -> Option<Vec<u64>> {
     let Shape(dims) = &graph.value(id?).ty.as_ref()?.shape;
     dims.iter().map(|d| d.evaluate(symbols).map(|n| n as u64)).collect()
 }
@@ -44,7 +44,7 @@ fn product(sizes: &[u64]) -> Option<u64> {
     sizes.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
 }
 
-fn macs(graph: &Graph, node: &Node, symbols: &BTreeMap<String, usize>) -> Option<u64> {
+pub(crate) fn macs(graph: &Graph, node: &Node, symbols: &BTreeMap<String, usize>) -> Option<u64> {
     let input = |i: usize| sizes(graph, node.inputs.get(i).copied().flatten(), symbols);
     let output = || sizes(graph, node.outputs.first().copied().flatten(), symbols);
     match &node.op {

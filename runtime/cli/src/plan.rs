@@ -1,10 +1,15 @@
 //! `vldm plan`: writes, checks and explains plans.
 
 mod args;
+mod device;
 mod estimate;
 mod new;
 mod show;
 
+use anyhow::Context;
+use clap::builder::PossibleValuesParser;
+use vldm_graphs::bundle::Precision;
+use vldm_optimize::DEVICES;
 use vldm_runtime::cascade::explain::Explanation;
 use vldm_runtime::cascade::layout::Layout;
 
@@ -49,8 +54,14 @@ struct Explain {
     /// Most memory it may take, such as 6GB: says which smaller windows fit, and fails when none do
     #[arg(long, value_name = "SIZE", value_parser = estimate::size)]
     budget: Option<u64>,
+    /// Predict time and memory on this GPU with TensorRT, from a model of the networks' kernels; fails when it does not fit
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["measure", "budget"], value_parser = PossibleValuesParser::new(DEVICES.iter().map(|d| d.name)))]
+    device: Option<String>,
+    /// Precision of the prediction
+    #[arg(long, value_name = "PRECISION", requires = "device", value_parser = ["f16", "f32"], default_value = "f16")]
+    precision: String,
     /// Be the process that is measured
-    #[arg(long, hide = true, conflicts_with_all = ["measure", "budget"])]
+    #[arg(long, hide = true, conflicts_with_all = ["measure", "budget", "device"])]
     trial: bool,
     #[command(flatten)]
     engine: EngineArgs,
@@ -78,6 +89,17 @@ fn explain(args: Explain, out: Output) -> anyhow::Result<()> {
     if args.trial {
         return estimate::serve(&plan, &bundle, &args.engine.resolve()?);
     }
+    if let Some(name) = &args.device {
+        let precision = Precision::from_name(&args.precision).context("expected f16 or f32 as --precision")?;
+        let predicted = device::predict(&plan, &bundle, name, precision)?;
+        let explanation = Explanation::new(&plan, &layout);
+        return out.result(&show::Explained {
+            explanation,
+            estimate: None,
+            predicted: Some(predicted),
+            changes: vec![],
+        });
+    }
     let found = if args.measure || args.budget.is_some() {
         Some(estimate::estimate(&plan, &bundle, &args.engine.resolve()?, cache, args.budget)?)
     } else {
@@ -86,5 +108,5 @@ fn explain(args: Explain, out: Output) -> anyhow::Result<()> {
     };
     let explanation = Explanation::new(&plan, &layout);
     let (estimate, changes) = found.map_or((None, vec![]), |found| (Some(found.estimate), found.changes));
-    out.result(&show::Explained { explanation, estimate, changes })
+    out.result(&show::Explained { explanation, estimate, predicted: None, changes })
 }

@@ -84,7 +84,7 @@ pub fn estimate(
 }
 
 /// The plan, and the plan with smaller and smaller windows of the stages that may be cut anywhere.
-fn smaller(plan: &Plan) -> Vec<(Plan, Vec<String>)> {
+pub(super) fn smaller(plan: &Plan) -> Vec<(Plan, Vec<String>)> {
     let mut all = vec![(plan.clone(), vec![])];
     let (mut plan, mut before) = (plan.clone(), plan.clone());
     loop {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use vldm_runtime::cascade::estimate::Estimate;
 use vldm_runtime::cascade::explain::Explanation;
 
+use super::device::Predicted;
 use crate::output::{bytes, seconds, table};
 
 /// A plan that can be run.
@@ -32,6 +33,9 @@ pub struct Explained {
     /// What it will take here, where that was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
+    /// What it would take on a GPU, when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
     /// Settings under which it fits into the budget.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
@@ -56,6 +60,9 @@ impl fmt::Display for Explained {
         let (length, fps) = (seconds(e.seconds), e.fps);
         writeln!(f, "{} frames of {width}×{height}, {length} at {fps} a second, seed {}", e.frames, e.seed)?;
         writeln!(f, "{} evaluations of networks", e.evaluations)?;
+        if let Some(predicted) = &self.predicted {
+            return predicted.fmt(f);
+        }
         let Some(estimate) = &self.estimate else {
             return writeln!(f, "`--measure` tells time, memory and disk on this machine");
         };
