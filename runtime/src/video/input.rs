@@ -15,6 +15,8 @@ use crate::image::{ImageError, RgbImage};
 const MAX_FRAMES: usize = 100_000;
 /// Most pixels of all frames of a GIF, which is decoded whole.
 const MAX_GIF_PIXELS: usize = 1 << 27;
+/// Most pixels of one of them.
+const MAX_GIF_FRAME: usize = 1 << 25;
 /// What can be read, for messages.
 pub(crate) const KINDS: &str = "a PNG picture, a folder of PNG files, a GIF, or an MP4 with H.264";
 
@@ -229,12 +231,15 @@ fn decode(path: &Path) -> Result<Input, InputError> {
     options.set_color_output(gif::ColorOutput::RGBA);
     let mut decoder = options.read_info(BufReader::new(File::open(path).map_err(io)?)).map_err(bad)?;
     let (width, height) = (usize::from(decoder.width()), usize::from(decoder.height()));
-    let (limit, what) = (MAX_GIF_PIXELS, "pixels in all frames");
+    let refuse = |limit, what| Err(InputError::Limit { path: path.to_path_buf(), limit, what });
+    if width * height > MAX_GIF_FRAME {
+        return refuse(MAX_GIF_FRAME, "pixels in a frame");
+    }
     let mut canvas = RgbImage { width, height, pixels: Vec::new() };
     let (mut frames, mut hundredths) = (Vec::new(), 0u64);
     while let Some(frame) = decoder.read_next_frame().map_err(bad)? {
-        if (frames.len() + 1) * width * height > limit {
-            return Err(InputError::Limit { path: path.to_path_buf(), limit, what });
+        if (frames.len() + 1) * width * height > MAX_GIF_PIXELS {
+            return refuse(MAX_GIF_PIXELS, "pixels in all frames");
         }
         canvas.pixels.resize(width * height * 3, 0);
         let before = (frame.dispose == gif::DisposalMethod::Previous).then(|| canvas.clone());
@@ -346,6 +351,17 @@ mod tests {
         let (red, green, none) = ([200, 0, 0], [0, 200, 0], [0; 3]);
         let expected = [[red, red], [red, green], [green, red], [none, green]];
         assert_eq!(frames.iter().map(|f| f.pixels.clone()).collect::<Vec<_>>(), expected.map(|p| p.concat()));
+    }
+
+    #[test]
+    fn a_gif_larger_than_memory_is_refused_before_it_is_decoded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gif");
+        let mut bytes = b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff".to_vec();
+        bytes.extend(b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3b");
+        fs::write(&path, bytes).unwrap();
+        let refusal = Input::open(&path).unwrap_err().to_string();
+        assert!(refusal.ends_with("expected at most 33554432 pixels in a frame"), "{refusal}");
     }
 
     #[test]
