@@ -1,12 +1,15 @@
 #!/bin/sh
-# keep.sh TARGET: adds to the kept inputs those that reach further, up to 100 of at most 2 KB, the smallest first.
+# keep.sh TARGET: the kept inputs become 60 of at most 2 KB, of all sizes, out of a set that covers what those kept and found reach.
 set -eu
 cd "$(dirname "$0")"
 target=$1 found=../../target/fuzz/inputs/$1 merged=../../target/fuzz/merged/$1
 rm -rf "$merged"
 mkdir -p "$merged"
 [ ! -d /dev/shm ] || export TMPDIR=/dev/shm
-TARGET=$target ../../target/fuzz/release/fuzz -merge=1 -max_len=16384 -timeout=10 -rss_limit_mb=1024 "$merged" corpora/"$target" "$found" 2>&1 | tail -n 3
-# The names of earlier ones are digests of 40 digits; those with words were put there by hand.
+TARGET=$target ../../target/fuzz/release/fuzz -set_cover_merge=1 -max_len=2048 -timeout=10 -rss_limit_mb=1024 \
+    "$merged" corpora/"$target" "$found" 2>&1 | tail -n 1
+# Names of inputs that were found are digests of 40 digits; those with words were put there by hand, and stay.
 find corpora/"$target" -type f -name '????????????????????????????????????????' -delete
-find "$merged" -type f -size -2049c -printf '%s %p\n' | sort -n | head -n 100 | cut -d ' ' -f 2 | xargs -I {} cp {} corpora/"$target"/
+every=$(($(find "$merged" -type f | wc -l) / 60 + 1))
+find "$merged" -type f -printf '%s %p\n' | sort -n | awk -v every="$every" 'NR % every == 0 { print $2 }' |
+    xargs -r -I {} cp {} corpora/"$target"/
