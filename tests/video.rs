@@ -140,8 +140,8 @@ fn memory_does_not_grow_with_the_length_of_the_video() {
         assert_eq!(report["frames"], 8 * chunks + 13);
         report
     };
-    // What two threads ask for at the same time is a matter of chance: 15 % from run to run, so the least of some counts.
-    // Were frames kept, 1440 more of 80x48 would be half as much again.
+    // What two threads ask for at the same time is a matter of chance: 15 % from run to run, more beside other work, so the
+    // least of some counts. Were frames kept, 1440 more of 80x48 would be half as much again.
     let peak = |chunks: usize, runs: usize| {
         let runs: Vec<_> = (0..runs).map(|_| run(chunks)).collect();
         let least = |key: &str| runs.iter().filter_map(|r| r[key].as_u64()).min();
@@ -150,7 +150,7 @@ fn memory_does_not_grow_with_the_length_of_the_video() {
     let ((short, held_short), (long, held_long)) = (peak(20, 3), peak(200, 2));
     assert!(held_long <= 3 * held_short, "{held_long} bytes of frames held for 1613 frames, {held_short} for 173");
     let (Some(short), Some(long)) = (short, long) else { return };
-    assert!(long * 5 <= short * 6, "{long} bytes for 1613 frames, {short} for 173");
+    assert!(long * 3 <= short * 4, "{long} bytes for 1613 frames, {short} for 173");
 }
 
 #[cfg(unix)]

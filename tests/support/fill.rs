@@ -38,7 +38,7 @@ pub fn weight(file: &str, name: &str, shape: &[usize]) -> Vec<f32> {
     } else if [".to_q.", ".to_k.", ".q_proj.", ".k_proj."].iter().any(|q| name.contains(q))
         && !name.contains(".attn_temp")
     {
-        (0.0, 0.4)
+        (0.0, if file.starts_with("image_unet/") { 0.2 } else { 0.4 })
     } else {
         (0.0, if shape.len() == 2 { 0.15 } else { 0.05 })
     };

@@ -24,6 +24,8 @@ from sample import Cascade
 
 # The text that spatial layers see, and the one that temporal layers see.
 SPATIAL, TEMPORAL = 24, 16
+# The index names this folder; its heads are wide (`fill.weight`).
+UNET = "image_unet"
 SIZES = ((5, 7), (4, 6))
 SHAPE = dict(in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=SPATIAL)
 OURS = (".temporal_res_block.", ".temporal_transformer_blocks.", ".time_pos_embed.", ".time_mixer.", ".cond_proj.", "cond_encoder.", "regime_embedding.")
@@ -107,7 +109,7 @@ class Grafted(nn.Module):
 
 def fixture(folder: Path) -> None:
     f = networks.Fixture(folder)
-    f.network("unet", image())
+    f.network(UNET, image())
     f.network("vae", networks.vae((8, 16), 1, scaling_factor=0.7))
     common = dict(arch="svd", norm_num_groups=32, cross_attention_dim=TEMPORAL, cond_mask=True, cond_channels=8, norm_eps=1e-5)
     for component, more in (("keyframes", dict(svd_eps_quirk=True, num_regimes=0)), ("interpolate", dict(svd_eps_quirk=False, num_regimes=2))):
@@ -118,7 +120,7 @@ def fixture(folder: Path) -> None:
     clip_text.add(f, TEMPORAL, second=True, prefix="temporal_")
     networks.save_config(folder / "scheduler", networks.scheduler("v_prediction"))
     f.write_json("model_index.json", {
-        "_class_name": "VideoLDMPipeline", "format_version": 1, "unet": "unet", "vae": "vae", "keyframes": "keyframes", "interpolate": "interpolate",
+        "_class_name": "VideoLDMPipeline", "format_version": 1, "unet": UNET, "vae": "vae", "keyframes": "keyframes", "interpolate": "interpolate",
         "text_encoder": "text_encoder", "tokenizer": "tokenizer", "temporal_text_encoder": "temporal_text_encoder",
         "temporal_tokenizer": "temporal_tokenizer", "scheduler": "scheduler", "key_fps": 2.0, "window": 4, "latent_size": [6, 8]})
     f.finish()
@@ -128,7 +130,7 @@ class Prompted(Cascade):
     """The reference cascade, told prompts instead of labels."""
 
     def __init__(self, folder: Path, given: torch.Tensor, null: torch.Tensor):
-        self.keyframe_model, self.interpolation_model = (Grafted.load(folder / "unet", folder / name) for name in ("keyframes", "interpolate"))
+        self.keyframe_model, self.interpolation_model = (Grafted.load(folder / UNET, folder / name) for name in ("keyframes", "interpolate"))
         self.vae, self.decoder = AutoencoderKL.from_pretrained(folder / "vae").eval(), None
         self.scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
         self.conditions = lambda night, _crowd: null if night.item() < 0 else given
@@ -139,13 +141,13 @@ def encoders(folder: Path) -> list[CLIPTextModel]:
 
 
 def record(r, checkpoint: Path) -> None:
-    image_unet(r, "image", UNet2DConditionModel.from_pretrained(checkpoint / "unet").eval(), SIZES)
+    image_unet(r, "image", UNet2DConditionModel.from_pretrained(checkpoint / UNET).eval(), SIZES)
     autoencoder(r, AutoencoderKL.from_pretrained(checkpoint / "vae").eval(), None, SIZES)
     for encoder, part in zip(encoders(checkpoint), ("text_encoder", "temporal_text_encoder")):
         clip_text.record(r, encoder, part)
     masks = lambda t: [[0.0] * t, [1.0] + [0.0] * (t - 1), [1.0] + [0.0] * (t - 2) + [1.0] * (t > 1)]
     for part in ("keyframes", "interpolate"):
-        graft = Grafted.load(checkpoint / "unet", checkpoint / part)
+        graft = Grafted.load(checkpoint / UNET, checkpoint / part)
         for i, (t, b, size) in enumerate(clips(*SIZES)[:5]):
 
             def oracle(r, i=i, t=t, b=b, size=size):
