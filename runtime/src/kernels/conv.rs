@@ -9,7 +9,7 @@ use super::packed::Weights;
 use super::spread::{Parts, Spread, pieces, split, split_rows};
 use super::temporal_conv::{Clips, over_clips};
 use super::tile::{self, Rows, Tile};
-use super::winograd::Winograd;
+use super::winograd::images::Winograd;
 
 /// Sizes of a convolution over height and width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,15 +64,15 @@ impl Conv2d {
         if rows == 0 || geometry.stride == 0 || bias.is_empty() || weight.len() != rows * bias.len() {
             return None;
         }
-        Some(Self::pack(Level::detect(), geometry, weight, bias, Winograd::suits(&geometry, bias.len())))
+        Some(Self::pack(Level::detect(), geometry, weight, bias, Winograd::outputs(&geometry, bias.len())))
     }
 
-    fn pack(level: Level, geometry: Geometry, weight: &[f32], bias: &[f32], winograd: bool) -> Self {
+    /// `tiles` is the height and width of Winograd's tiles, if it is to be his algorithm.
+    fn pack(level: Level, geometry: Geometry, weight: &[f32], bias: &[f32], tiles: Option<usize>) -> Self {
         let order: Vec<usize> = (0..weight.len() / bias.len()).collect();
-        let method = if winograd {
-            Method::Winograd(Winograd::pack(level, weight, bias))
-        } else {
-            Method::Direct(Weights::pack(level, weight, bias, &order))
+        let method = match tiles {
+            Some(outputs) => Method::Winograd(Winograd::pack(level, weight, bias, outputs)),
+            None => Method::Direct(Weights::pack(level, weight, bias, &order)),
         };
         Self { geometry, method }
     }
@@ -109,7 +109,7 @@ impl Conv2d {
             return Ok(());
         }
         match &self.method {
-            Method::Winograd(winograd) => winograd.run(spread, g, [size, output], x, y),
+            Method::Winograd(winograd) => winograd.run(spread, g.channels, size, x, y),
             Method::Direct(weights) if g.is_pointwise() => {
                 let clips = Clips { taps: 1, frames: 1, channels: g.channels, positions: size[0] * size[1] };
                 over_clips(spread, weights, clips, x, y);
@@ -297,16 +297,16 @@ mod tests {
         let (weight, bias) = (wave(out * g.channels * g.kernel[0] * g.kernel[1], 0.37), wave(out, 1.1));
         let x = wave(n * g.channels * size[0] * size[1], 0.71);
         let want = naive(&g, size, &weight, &bias, &x);
-        let ways = if g.kernel == [3, 3] && g.stride == 1 { &[false, true][..] } else { &[false] };
-        for (level, &winograd) in levels().into_iter().flat_map(|level| ways.iter().map(move |w| (level, w))) {
-            let conv = Conv2d::pack(level, g, &weight, &bias, winograd);
+        let ways = if g == same(g.channels, [3, 3], 1) { &[None, Some(2), Some(4)][..] } else { &[None] };
+        for (level, &tiles) in levels().into_iter().flat_map(|level| ways.iter().map(move |w| (level, w))) {
+            let conv = Conv2d::pack(level, g, &weight, &bias, tiles);
             let mut y = vec![f32::NAN; want.len()];
             conv.run(&Alone, size, &x, &mut y).unwrap();
             let mut again = vec![f32::NAN; want.len()];
             conv.run(&Backwards(3), size, &x, &mut again).unwrap();
-            assert!(y == again, "{level:?} {g:?} {size:?} depends on threads");
+            assert!(y == again, "{level:?} {tiles:?} {g:?} {size:?} depends on threads");
             for (i, (a, b)) in y.iter().zip(&want).enumerate() {
-                assert!((f64::from(*a) - b).abs() < 1e-4, "{level:?} {g:?} {size:?} at {i}: {a} {b}");
+                assert!((f64::from(*a) - b).abs() < 1e-4, "{level:?} {tiles:?} {g:?} {size:?} at {i}: {a} {b}");
             }
         }
     }
@@ -328,6 +328,31 @@ mod tests {
         check(same(2, [5, 3], 1), 1, 4, [6, 20]);
         check(Geometry { after: [1, 1], before: [0, 0], ..same(3, [3, 3], 2) }, 2, 3, [8, 10]);
         check(Geometry { after: [0, 0], before: [0, 0], ..same(3, [2, 2], 2) }, 2, 3, [9, 10]);
+    }
+
+    /// Root mean square error over root mean square, of numbers spread evenly in ±1.
+    #[test]
+    fn larger_tiles_round_little_more_than_the_sum_does() {
+        let mut state = 1u32;
+        let mut numbers = |n: usize| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            };
+            (0..n).map(|_| next()).collect()
+        };
+        let (g, size, out) = (same(128, [3, 3], 1), [16, 16], 8);
+        let (weight, x) = (numbers(out * 128 * 9), numbers(128 * 256));
+        let bias = vec![0.0; out];
+        let want = naive(&g, size, &weight, &bias, &x);
+        let error = |tiles: Option<usize>| {
+            let mut y = vec![0.0; want.len()];
+            Conv2d::pack(Level::detect(), g, &weight, &bias, tiles).run(&Alone, size, &x, &mut y).unwrap();
+            let errors = y.iter().zip(&want).map(|(&a, b)| (f64::from(a) - b).powi(2)).sum::<f64>();
+            (errors / want.iter().map(|b| b * b).sum::<f64>()).sqrt()
+        };
+        let [direct, two, four] = [None, Some(2), Some(4)].map(error);
+        assert!(direct < 8e-7 && two < 6e-7 && four < 1.3e-6, "{direct:.2e} {two:.2e} {four:.2e}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod layer_norm;
 mod linear;
 mod math;
 mod packed;
+mod scratch;
 mod spread;
 mod temporal_attention;
 mod temporal_conv;

@@ -6,7 +6,9 @@ use std::ops::Range;
 use super::lanes::{Lanes, Level, Work, dispatch};
 use super::packed::Weights;
 use super::spread::{Parts, Spread, pieces, split};
-use super::tile::{self, Rows, Tile};
+use super::tile::{self, Rows, Tile, copy};
+use super::winograd::frames::Winograd;
+use super::winograd::pays;
 
 /// `[b, frames, channels, positions]`
 #[derive(Clone, Copy)]
@@ -22,7 +24,16 @@ pub struct Clips {
 #[derive(Clone, Debug)]
 pub struct TemporalConv {
     channels: usize,
-    weights: Weights,
+    method: Method,
+}
+
+/// How it is computed.
+#[derive(Clone, Debug)]
+enum Method {
+    /// As the sum over channels and taps.
+    Direct(Weights),
+    /// With fewer products.
+    Winograd(Winograd),
 }
 
 impl TemporalConv {
@@ -32,13 +43,25 @@ impl TemporalConv {
         if channels == 0 || bias.is_empty() || weight.len() != bias.len() * channels * 3 {
             return None;
         }
+        Some(Self::pack(Level::detect(), channels, weight, bias, pays(channels, bias.len())))
+    }
+
+    fn pack(level: Level, channels: usize, weight: &[f32], bias: &[f32], winograd: bool) -> Self {
         let order: Vec<usize> = (0..3).flat_map(|tap| (0..channels).map(move |c| c * 3 + tap)).collect();
-        Some(Self { channels, weights: Weights::pack(Level::detect(), weight, bias, &order) })
+        let method = if winograd {
+            Method::Winograd(Winograd::pack(level, weight, bias))
+        } else {
+            Method::Direct(Weights::pack(level, weight, bias, &order))
+        };
+        Self { channels, method }
     }
 
     /// Output channels.
     pub fn out(&self) -> usize {
-        self.weights.out
+        match &self.method {
+            Method::Direct(weights) => weights.out,
+            Method::Winograd(winograd) => winograd.out(),
+        }
     }
 
     /// `shape` is that of `x`, `[b, t, c, p]`.
@@ -50,13 +73,16 @@ impl TemporalConv {
             return Err(format!("vldm::TemporalConv: x is {shape:?}, expected [batch, frames, channels, positions]"));
         };
         let n: usize = shape.iter().product();
-        if channels != self.channels || x.len() != n || y.len() != n / channels * self.weights.out {
+        if channels != self.channels || x.len() != n || y.len() != n / channels * self.out() {
             let expected = self.channels;
             return Err(format!("vldm::TemporalConv: x is {shape:?}, expected {expected} channels"));
         }
-        if n > 0 {
-            let clips = Clips { taps: 3, frames, channels, positions };
-            over_clips(spread, &self.weights, clips, x, y);
+        match &self.method {
+            _ if n == 0 => {}
+            Method::Winograd(winograd) => winograd.run(spread, [frames, channels, positions], x, y),
+            Method::Direct(weights) => {
+                over_clips(spread, weights, Clips { taps: 3, frames, channels, positions }, x, y);
+            }
         }
         Ok(())
     }
@@ -131,18 +157,10 @@ impl Work for OverClips<'_> {
     }
 }
 
-/// Copies `from` to the start of `to`, without a call for the few numbers it has.
-#[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
-    let to = &mut to[..from.len()];
-    let ((from, rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-    to_rest.copy_from_slice(rest);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::lanes::levels;
     use crate::kernels::spread::Backwards;
     use crate::kernels::{Alone, Conv2d, Geometry};
 
@@ -156,23 +174,26 @@ mod tests {
             let (batch, channels) = (2, 3);
             let (weight, bias) = (wave(out * channels * 3, 0.37), wave(out, 1.1));
             let x = wave(batch * frames * channels * positions, 0.71);
-            let conv = TemporalConv::new(channels, &weight, &bias).unwrap();
-            let mut y = vec![f32::NAN; batch * frames * out * positions];
-            conv.run(&Alone, &[batch, frames, channels, positions], &x, &mut y).unwrap();
-            let mut again = vec![f32::NAN; y.len()];
-            conv.run(&Backwards(3), &[batch, frames, channels, positions], &x, &mut again).unwrap();
-            assert!(y == again, "{frames} {positions} depends on threads");
             let swap = |x: &[f32], a: usize, b: usize| -> Vec<f32> {
                 let at = |n: usize, i: usize, j: usize, p: usize| x[((n * a + i) * b + j) * positions + p];
                 let index = |k: usize| (k / positions / a / b, k / positions / a % b, k / positions % a, k % positions);
                 (0..x.len()).map(index).map(|(n, j, i, p)| at(n, i, j, p)).collect()
             };
             let g = Geometry { channels, kernel: [3, 1], stride: 1, before: [1, 0], after: [1, 0] };
-            let mut want = vec![f32::NAN; y.len()];
+            let mut want = vec![f32::NAN; batch * frames * out * positions];
             let column = Conv2d::new(g, &weight, &bias).unwrap();
             column.run(&Alone, [frames, positions], &swap(&x, frames, channels), &mut want).unwrap();
-            for (a, b) in swap(&y, frames, out).iter().zip(&want) {
-                assert!((a - b).abs() < 1e-5, "{frames} {positions}: {a} {b}");
+            let shape = [batch, frames, channels, positions];
+            for (level, winograd) in levels().into_iter().flat_map(|level| [(level, false), (level, true)]) {
+                let conv = TemporalConv::pack(level, channels, &weight, &bias, winograd);
+                let mut y = vec![f32::NAN; want.len()];
+                conv.run(&Alone, &shape, &x, &mut y).unwrap();
+                let mut again = vec![f32::NAN; y.len()];
+                conv.run(&Backwards(3), &shape, &x, &mut again).unwrap();
+                assert!(y == again, "{level:?} {winograd} {shape:?} depends on threads");
+                for (a, b) in swap(&y, frames, out).iter().zip(&want) {
+                    assert!((a - b).abs() < 1e-5, "{level:?} {winograd} {shape:?}: {a} {b}");
+                }
             }
         }
     }

@@ -124,3 +124,12 @@ impl Tile<'_> {
         }
     }
 }
+
+/// Copies `from` to the start of `to`, without a call for the few numbers it has.
+#[inline(always)]
+pub fn copy(from: &[f32], to: &mut [f32]) {
+    let to = &mut to[..from.len()];
+    let ((from, rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+}
