@@ -172,7 +172,7 @@ impl Product {
 }
 
 /// Whether engines know the value when they load the file: a constant, converted or reshaped or not.
-fn is_constant(edit: &Edit, mut id: ValueId) -> bool {
+pub(super) fn is_constant(edit: &Edit, mut id: ValueId) -> bool {
     while let Some((maker, ())) = edit.made_by(id, |op| matches!(op, Op::Cast(_) | Op::Reshape(_)).then_some(())) {
         let others = edit.node(maker).inputs.iter().skip(1).flatten();
         let Some(source) = edit.input(maker, 0) else { return false };

@@ -3,6 +3,7 @@
 mod attention;
 mod channels_last;
 mod constants;
+mod conv;
 mod dead;
 mod duplicates;
 mod group_norm;
@@ -25,6 +26,9 @@ const TENSORRT: &[Target] = &[Target::TensorRt];
 /// Targets whose engines have our kernels.
 const KERNELS: &[Target] = &[Target::Cpu, Target::Tract];
 
+/// tract makes convolutions ours itself when it loads a graph, with all sizes known.
+const CPU: &[Target] = &[Target::Cpu];
+
 /// Every rule with the targets whose recipes have it. **READ FIRST**: this is all that `vldm optimize` does to a graph.
 pub const RULES: &[(&dyn Rule, &[Target])] = &[
     (&dead::Dead, ALL),
@@ -40,4 +44,5 @@ pub const RULES: &[(&dyn Rule, &[Target])] = &[
     (&attention::FuseAttention, KERNELS),
     (&linear::FuseLinear, KERNELS),
     (&group_norm::GroupNorm, KERNELS),
+    (&conv::FuseConv, CPU),
 ];

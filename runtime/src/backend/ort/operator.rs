@@ -6,11 +6,15 @@ use ort::operator::{
     ShapeInferenceContext,
 };
 use ort::value::{TensorElementType, TensorValueType};
-use vldm_graphs::fused::{ATTENTION, CLIP_GROUP_NORM, CLIP_GROUP_NORM_SILU, GROUP_NORM, GROUP_NORM_SILU, LINEARS};
+use vldm_graphs::fused::{
+    ATTENTION, CLIP_GROUP_NORM, CLIP_GROUP_NORM_SILU, CONV, GROUP_NORM, GROUP_NORM_SILU, LINEARS,
+};
 
 use super::spread::SessionThreads;
 use crate::backend::native::{Input, Layout, Mix, Native, Norm};
-use crate::kernels::{Activation, GroupNorm, Linear, TemporalAttention, TemporalConv, TokenAttention};
+use crate::kernels::{
+    Activation, Conv2d, Geometry, GroupNorm, Linear, TemporalAttention, TemporalConv, TokenAttention,
+};
 
 /// A function: its name, how many inputs are data, how many are weights after them, and how its kernel is made.
 #[derive(Clone, Copy)]
@@ -33,6 +37,7 @@ pub fn functions() -> impl Iterator<Item = Function> {
 /// All but [`LINEARS`].
 const FUNCTIONS: &[Function] = &[
     Function { name: ATTENTION, data: 3, weights: 0, make: attention },
+    Function { name: CONV, data: 1, weights: 2, make: conv },
     Function { name: "TemporalAttention", data: 3, weights: 0, make: temporal_attention },
     Function { name: "TemporalConv", data: 1, weights: 2, make: temporal_conv },
     Function { name: "Mix", data: 2, weights: 0, make: |call| Ok(Box::new(Mix { temporal: call.get("temporal")? })) },
@@ -57,6 +62,22 @@ impl<'ctx> Call<'_, 'ctx> {
 
 fn attention(call: &Call) -> Result<Box<dyn Native>, String> {
     Ok(Box::new(TokenAttention::new(call.get("heads")?, call.get("scale")?)?))
+}
+
+fn conv(call: &Call) -> Result<Box<dyn Native>, String> {
+    let [(shape, weight), (_, bias)] = &call.weights[..] else { return Err("its weights are missing".into()) };
+    let (strides, pads): (Vec<i64>, Vec<i64>) = (call.get("strides")?, call.get("pads")?);
+    let numbers = |list: &[i64]| list.iter().map(|&n| usize::try_from(n).ok()).collect::<Option<Vec<_>>>();
+    let (&[_, channels, kh, kw], Some(&[stride, columns]), Some(&[top, left, bottom, right])) =
+        (&shape[..], numbers(&strides).as_deref(), numbers(&pads).as_deref())
+    else {
+        return Err(format!("taps {shape:?}, strides {strides:?} and pads {pads:?} are not over height and width"));
+    };
+    let geometry = Geometry { channels, kernel: [kh, kw], stride, before: [top, left], after: [bottom, right] };
+    let kernel = Conv2d::new(geometry, weight, bias).filter(|_| stride == columns);
+    Ok(Box::new(
+        kernel.ok_or_else(|| format!("taps {shape:?}, strides {strides:?} and {} biases do not fit", bias.len()))?,
+    ))
 }
 
 fn linear(call: &Call) -> Result<Box<dyn Native>, String> {
