@@ -50,8 +50,19 @@ fn crates_depend_on_each_other_as_drawn_and_not_otherwise() {
         ("vldm-exporter", BTreeSet::from(["vldm-graphs"])),
         ("vldm-optimize", BTreeSet::from(["vldm-graphs"])),
         ("vldm-runtime", BTreeSet::from(["vldm-graphs"])),
+        ("vldm-cluster", BTreeSet::from(["vldm-graphs", "vldm-runtime"])),
         ("vldm-server", BTreeSet::from(["vldm-graphs", "vldm-runtime"])),
-        ("vldm", BTreeSet::from(["vldm-graphs", "vldm-exporter", "vldm-optimize", "vldm-runtime", "vldm-server"])),
+        (
+            "vldm",
+            BTreeSet::from([
+                "vldm-graphs",
+                "vldm-exporter",
+                "vldm-optimize",
+                "vldm-runtime",
+                "vldm-cluster",
+                "vldm-server",
+            ]),
+        ),
         ("vldm-tests", BTreeSet::from(["vldm-graphs", "vldm-exporter", "vldm-optimize", "vldm-runtime"])),
     ]);
     let metadata = metadata();

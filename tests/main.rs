@@ -4,6 +4,7 @@
 mod architecture;
 mod bench;
 mod cli;
+mod cluster;
 mod export;
 mod fine_tunes;
 mod fuzz;

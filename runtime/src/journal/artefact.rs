@@ -3,6 +3,7 @@
 //! The name of the file is the digest of all of it, so a file that was damaged is not the artefact any more.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use ndarray::{Array3, ArrayD, IxDyn};
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,17 @@ impl Artefact {
         Some(Self { header, payload: bytes })
     }
 
+    /// The bytes of the artefact that holds these frames, all of one shape.
+    pub fn of_frames(frames: &[Arc<Array3<f32>>]) -> Vec<u8> {
+        let numbers = frames.iter().map(|frame| frame.len()).sum::<usize>();
+        let mut bytes = Vec::with_capacity(numbers * size_of::<f32>() + 256);
+        let header = frames_header(frames);
+        let written = write_header(&header, &mut bytes)
+            .and_then(|()| write_numbers(frames.iter().flat_map(|frame| frame.iter()), &mut bytes));
+        written.expect("memory takes all that is written");
+        bytes
+    }
+
     /// The frames in it; `None` when it holds something else.
     pub fn frames(&self) -> Option<Vec<Array3<f32>>> {
         let Header::Frames { frames, shape } = self.header else { return None };
@@ -105,6 +117,11 @@ impl Artefact {
     pub fn into_video(self) -> Option<Vec<u8>> {
         matches!(self.header, Header::Video { .. }).then_some(self.payload)
     }
+}
+
+/// What an artefact of these frames begins with.
+pub(super) fn frames_header(frames: &[Arc<Array3<f32>>]) -> Header {
+    Header::Frames { frames: frames.len(), shape: frames.first().map_or([0; 3], |frame| frame.dim().into()) }
 }
 
 fn numbers(bytes: &[u8]) -> Vec<f32> {
@@ -149,6 +166,8 @@ mod tests {
         let read = artefact.frames().unwrap();
         assert_eq!((read.len(), read[1][[0, 1, 2]]), (2, 11.0));
         assert!(artefact.arrays().is_none() && artefact.into_video().is_none());
+        let again = Artefact::of_frames(&read.into_iter().map(Arc::new).collect::<Vec<_>>());
+        assert!(again == frames(), "the same frames are the same artefact");
     }
 
     #[test]

@@ -209,6 +209,12 @@ impl Journal {
         self.read(entry)
     }
 
+    /// The digest and the bytes of the result of `key`, when it is there and undamaged.
+    pub fn bytes(&self, key: &Digest) -> Option<(Digest, Vec<u8>)> {
+        let entry = locked(&self.index).result(key)?;
+        Some((entry.artefact, read_bytes(&self.path_of(&entry.artefact), entry)?))
+    }
+
     /// The latest state of the loop of `key`, when it is there and undamaged.
     pub fn load_loop(&self, key: &Digest) -> Option<Artefact> {
         let entry = locked(&self.index).state(key)?;
@@ -224,8 +230,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Io`].
     pub fn keep_frames(&self, made: Made<'_>, frames: &[Arc<Array3<f32>>]) -> Result<(), JournalError> {
-        let shape = frames.first().map_or([0; 3], |frame| frame.dim().into());
-        let header = Header::Frames { frames: frames.len(), shape };
+        let header = artefact::frames_header(frames);
         self.keep(made, &header, &|out| artefact::write_numbers(frames.iter().flat_map(|frame| frame.iter()), out))
     }
 
@@ -331,12 +336,16 @@ impl Journal {
 }
 
 fn read_artefact(path: &Path, entry: Entry) -> Option<Artefact> {
+    read_bytes(path, entry).and_then(Artefact::parse)
+}
+
+fn read_bytes(path: &Path, entry: Entry) -> Option<Vec<u8>> {
     if fs::metadata(path).ok()?.len() != entry.bytes || entry.bytes > MAX_ARTEFACT {
         return None;
     }
     let bytes = fs::read(path).ok()?;
     if Digest::of(&bytes) == entry.artefact {
-        return Artefact::parse(bytes);
+        return Some(bytes);
     }
     tracing::warn!(file = %path.display(), "the artefact is damaged; it is made again");
     None

@@ -170,7 +170,7 @@ pub fn plan(plan: &PlanArgs, cache: &CacheArgs, engine: &Engine, race: &Race<'_>
     let mut ours = || {
         let folder = scratch.path().join(made.to_string());
         made += 1;
-        let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine, file: &folder };
+        let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine, file: &folder, away: None };
         timed(|| make(&job, None, &Silent).map(drop))
     };
     ours()?;

@@ -56,7 +56,7 @@ pub fn run(plan: &PlanArgs, cache: &CacheArgs, engine: &Engine, out: Output) -> 
     let layout = Layout::new(&plan, &bundle.manifest)?;
     let scratch = tempfile::tempdir()?;
     let file = scratch.path().join("video.mp4");
-    let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine, file: &file };
+    let job = Job { plan: &plan, bundle: &bundle, layout: &layout, engine, file: &file, away: None };
     let report = make(&job, None, &Shown::new(out))?;
     let (name, threads) = (engine.backend.name(), engine.options.threads);
     out.result(&Measured { report, engine: name, threads, peak_memory: machine::peak_memory() })

@@ -229,7 +229,7 @@ pub fn serve(plan: &Plan, bundle: &Bundle, engine: &Engine) -> anyhow::Result<()
     let sink = Box::new(Weighed { sink, bytes: Arc::clone(&encoded) });
     let grown = || encoded.load(Ordering::Relaxed);
     let clock = Clock::new(&machine::peak_memory, &grown, stop);
-    let job = run::Job { plan, bundle, layout: &layout, engine, file: &file };
+    let job = run::Job { plan, bundle, layout: &layout, engine, file: &file, away: None };
     let done = run::make_on(&job, Screen { sink, format: video::format(&file)?.name() }, None, &clock);
     match done {
         Err(error) if !(error.is::<Interrupted>() && clock.is_done()) => Err(error),

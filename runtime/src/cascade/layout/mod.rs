@@ -214,11 +214,24 @@ impl Layout {
 
     /// Units that `unit` waits for.
     pub fn dependencies(&self, unit: usize) -> Vec<usize> {
-        let unit = &self.units[unit];
-        let mut found: Vec<usize> = unit.reads.iter().flat_map(|span| self.writers(span)).chain(unit.after).collect();
+        let mut found = self.sources(unit);
+        found.extend(self.units[unit].after);
         found.sort_unstable();
         found.dedup();
         found
+    }
+
+    /// Units that write any frame that `unit` reads, each once, in ascending order.
+    pub fn sources(&self, unit: usize) -> Vec<usize> {
+        let mut found: Vec<usize> = self.units[unit].reads.iter().flat_map(|span| self.writers(span)).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Whether a unit works on no file of the run, neither the source nor the video, and so may be run elsewhere.
+    pub fn is_away(&self, unit: usize) -> bool {
+        !matches!(self.stages[self.units[unit].stage].kind, Kind::Source | Kind::Video)
     }
 
     /// Units that write any frame of `span`. Units write their stream in order.

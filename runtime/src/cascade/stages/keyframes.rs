@@ -48,7 +48,7 @@ impl Stages<'_> {
         let (noise, step_noise) = (own(draws.start()), &|i| own(draws.step(i)));
         let window = Window { known: noise.clone(), noise, seen: vec![], replace: Replace::None, step_noise };
         let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
-            let shown = self.tokens.of(self.layout.cue_of(0), branch.labels);
+            let shown = self.tokens_of(self.layout.cue_of(0), branch.labels);
             let (sample, t) = (Tensor::F32(x.clone()), one(t));
             let inputs = [("sample", &sample), ("timestep", &t), ("encoder_hidden_states", &shown.spatial)];
             self.sessions.call(place, "image", &inputs, Some(x.shape()))

@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex};
 use ndarray::{Array3, Array4, ArrayD, Axis, Ix4, IxDyn};
 use vldm_graphs::bundle::Manifest;
 
-use self::tokens::Tokens;
+use self::tokens::{Shown, Tokens};
 use self::video::Film;
 use super::durable::Keeper;
 use super::error::{CascadeError, Place};
 use super::executor::{Work, place};
-use super::layout::{Kind, Layout};
+use super::layout::{Cue, Kind, Layout};
 use super::plan::Plan;
 use super::sessions::Sessions;
 use super::store::Frame;
@@ -35,14 +35,15 @@ pub(super) struct Stages<'a> {
     bundle: &'a Manifest,
     layout: &'a Layout,
     sessions: &'a Sessions<'a>,
-    tokens: Tokens,
+    /// Absent where no unit is run that sees any.
+    tokens: Option<Tokens>,
     source: Option<Input>,
     film: Mutex<Film>,
     keeper: Option<&'a Keeper<'a>>,
 }
 
 impl<'a> Stages<'a> {
-    /// Encodes labels, prompts and the picture, and opens the source.
+    /// Encodes labels, prompts and the picture, and opens the source, as far as the units that are run `here` need them.
     pub(super) fn new(
         plan: &'a Plan,
         bundle: &'a Manifest,
@@ -50,17 +51,35 @@ impl<'a> Stages<'a> {
         sessions: &'a Sessions<'a>,
         sink: Box<dyn FrameSink>,
         keeper: Option<&'a Keeper<'a>>,
+        here: Here,
     ) -> Result<Self, CascadeError> {
-        let tokens = Tokens::encode(plan, layout, sessions)?;
-        let source = plan.source.as_ref().map(|source| Input::open(&plan.resolve(&source.file))).transpose()?;
+        let tokens = if here == Here::Files { None } else { Some(Tokens::encode(plan, layout, sessions)?) };
+        let source = plan.source.as_ref().filter(|_| here != Here::Networks);
+        let source = source.map(|source| Input::open(&plan.resolve(&source.file))).transpose()?;
         let film = Mutex::new(Film { sink, next: 0 });
         Ok(Self { plan, bundle, layout, sessions, tokens, source, film, keeper })
+    }
+
+    /// Tokens of a cue, or of "not given".
+    fn tokens_of(&self, cue: &Cue, given: bool) -> &Shown {
+        self.tokens.as_ref().expect("a unit that sees tokens is run where they are encoded").of(cue, given)
     }
 
     /// The sink, when all units are done.
     pub(super) fn into_sink(self) -> Box<dyn FrameSink> {
         self.film.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).sink
     }
+}
+
+/// Which units are run here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Here {
+    /// All.
+    All,
+    /// Those that [work on files](Layout::is_away) of the run.
+    Files,
+    /// All others.
+    Networks,
 }
 
 impl Work for Stages<'_> {

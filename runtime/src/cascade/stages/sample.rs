@@ -131,7 +131,7 @@ impl Stages<'_> {
         branch: Branch,
         (x, t): (&ArrayD<f32>, f64),
     ) -> Result<ArrayD<f32>, CascadeError> {
-        let shown = self.tokens.of(job.cue, branch.labels);
+        let shown = self.tokens_of(job.cue, branch.labels);
         let sample = Tensor::F32(match &job.picture {
             None => x.clone(),
             Some(picture) => beside(x, picture, branch.labels),
@@ -184,7 +184,7 @@ impl Stages<'_> {
 
     /// How much some of a clip's frames see of each text, `[frames, texts]`.
     fn told(&self, job: &Job, branch: Branch, clip: usize, frames: &[usize]) -> Tensor {
-        let said = &self.tokens.of(job.cue, branch.labels).said;
+        let said = &self.tokens_of(job.cue, branch.labels).said;
         Tensor::F32(travel::shares(said, clip).select(Axis(0), frames))
     }
 

@@ -46,7 +46,7 @@ impl Stages<'_> {
         let low = Tensor::F32(clip(self.noised(&inputs.concat(), read.frames.clone(), latent)));
         let (level, draws) = (one_i64(settings.noise_level as i64), self.draws(Which::Sample, &read.frames, sample));
         let call = |branch: Branch, x: &ArrayD<f32>, t: f64| {
-            let shown = self.tokens.of(self.layout.cue_of(0), branch.labels);
+            let shown = self.tokens_of(self.layout.cue_of(0), branch.labels);
             let (sample, t) = (Tensor::F32(x.clone()), one(t));
             let inputs = [
                 ("sample", &sample),

@@ -5,6 +5,7 @@ use std::fs;
 use super::*;
 use crate::journal::faults::{FAULTS, Fault, Faulty};
 use crate::journal::{Disk, Journal};
+use crate::sampler::Control;
 use crate::video::{self, Out};
 
 /// A folder for one video and what is kept of it.
@@ -22,12 +23,36 @@ struct Go {
     /// Events after which the run is interrupted.
     stop: Option<usize>,
     checkpoint: Option<usize>,
+    /// Whether units are run on a site.
+    elsewhere: bool,
+}
+
+/// A site for every unit.
+struct Neighbour<'a> {
+    plan: &'a plan::Plan,
+    bundle: &'a Manifest,
+    backend: &'a FakeBackend,
+}
+
+impl Elsewhere for Neighbour<'_> {
+    fn run(&self, task: &Task<'_>, control: &dyn Control) -> Result<Vec<Frame>, CascadeError> {
+        let load = LoadOptions::default();
+        on_site(self.plan, (Path::new(""), self.bundle), (self.backend, &load), |site| {
+            assert!(site.has(task.unit()) && site.reads(task.unit()) == task.reads());
+            let given = |unit: usize| site.accept(unit, task.artefact(unit).unwrap().1).unwrap();
+            let given: Vec<_> = task.reads().into_iter().map(given).collect();
+            let bytes = site.run(task.unit(), &given, &|| control.proceed())?;
+            assert!(bytes.len() <= task.limit() && task.limit() == site.limit(task.unit()));
+            assert!(task.accept(bytes[1..].to_vec()).is_none());
+            Ok(task.accept(bytes).unwrap())
+        })?
+    }
 }
 
 impl Default for Go {
     fn default() -> Self {
         let disk = Arc::new(Faulty::new(usize::MAX, Fault::Full, false));
-        Self { disk, lanes: 1, wish: Wish::default(), stop: None, checkpoint: None }
+        Self { disk, lanes: 1, wish: Wish::default(), stop: None, checkpoint: None, elsewhere: false }
     }
 }
 
@@ -61,6 +86,8 @@ impl Place {
         let (cancel, path) = (AtomicBool::new(false), self.path());
         let watch = Watch { cancel: go.stop.map(|stop| (stop, &cancel)), ..Watch::new() };
         let keeping = Keeping { journal: &journal, program: "test", checkpoint: go.checkpoint, pixels: true };
+        let backend = FakeBackend { seen: Arc::clone(seen), bundle: bundle.clone() };
+        let neighbour = Neighbour { plan: &plan, bundle: &bundle, backend: &backend };
         let options = RunOptions {
             threads: go.lanes,
             lanes: None,
@@ -70,13 +97,13 @@ impl Place {
             fallback: false,
             cancel: &cancel,
             keeping: Some(keeping),
+            elsewhere: if go.elsewhere { Some(&neighbour) } else { None },
             wish: go.wish.clone(),
         };
         let out = Out { path, scratch: Some(journal.scratch()), disk: Arc::clone(&go.disk) };
         let spec = Layout::new(&plan, &bundle)?.video(&plan);
         let format = video::format(&self.path())?.name();
         let screen = Screen { sink: video::create(&out, &spec)?, format };
-        let backend = FakeBackend { seen: Arc::clone(seen), bundle: bundle.clone() };
         run(&plan, (Path::new(""), &bundle), &backend, &options, &watch, screen)
     }
 
@@ -115,6 +142,23 @@ fn small() -> Value {
             {"op": "video", "fps": 4},
         ],
     })
+}
+
+#[test]
+fn units_that_are_run_elsewhere_give_the_same_video_and_the_same_results() {
+    for document in [small(), day_to_night()] {
+        let (here, away) = (Place::new(), Place::new());
+        let all = here.go(&document, &Go::default()).1.unwrap().units;
+        let go = Go { lanes: 3, elsewhere: true, ..Go::default() };
+        assert_eq!(away.go(&document, &go).1.unwrap().units, all);
+        assert!(away.video() == here.video());
+        let results = |place: &Place| {
+            let records = Journal::records(&place.folder()).unwrap().into_iter();
+            records.map(|r| (r.key.to_string(), r.artefact.to_string())).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(results(&away), results(&here));
+        assert_eq!(away.go(&document, &Go::default()).1.unwrap().units, 0, "it is kept as if it had been run here");
+    }
 }
 
 #[test]

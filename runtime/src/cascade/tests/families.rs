@@ -48,6 +48,7 @@ fn made(
         fallback: false,
         cancel: &cancel,
         keeping: None,
+        elsewhere: None,
         wish: Wish::default(),
     };
     let backend = FakeBackend { seen: Arc::clone(&seen), bundle: bundle.clone() };

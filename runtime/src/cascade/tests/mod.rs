@@ -75,6 +75,7 @@ impl Run {
             fallback: false,
             cancel: &self.cancel,
             keeping: None,
+            elsewhere: None,
             wish: Wish::default(),
         };
         let backend = FakeBackend { seen: Arc::clone(&self.seen), bundle: bundle() };
