@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::lanes::{Lanes, Level, Work, dispatch};
 use super::math::{gelu, sigmoid, silu};
 use super::spread::{Parts, Spread, split};
+use super::tile::copy;
 
 /// Rows that one tile computes.
 const HIGH: usize = 8;
@@ -64,7 +65,7 @@ pub struct Linear {
     panels: Vec<Panel>,
     /// Panel after panel, `[parts][inner][width]`, zeros beyond `out`.
     weights: Vec<f32>,
-    /// `[parts][out]`
+    /// Panel after panel, `[parts][width]`, zeros beyond `out`.
     bias: Vec<f32>,
 }
 
@@ -92,10 +93,10 @@ impl Linear {
         if !fits || !(bias.is_empty() || bias.len() == rows) {
             return None;
         }
-        let bias = if bias.is_empty() { vec![0.0; rows] } else { bias.to_vec() };
         let out = rows / activation.parts();
-        let mut linear = Self { level, inner, out, activation, panels: Vec::new(), weights: Vec::new(), bias };
-        dispatch(level, Pack { linear: &mut linear, weight });
+        let mut linear =
+            Self { level, inner, out, activation, panels: Vec::new(), weights: Vec::new(), bias: Vec::new() };
+        dispatch(level, Pack { linear: &mut linear, weight, bias });
         Some(linear)
     }
 
@@ -133,12 +134,13 @@ impl Linear {
 struct Pack<'a> {
     linear: &'a mut Linear,
     weight: &'a [f32],
+    bias: &'a [f32],
 }
 
 impl Work for Pack<'_> {
     #[inline(always)]
     fn run<V: Lanes, const FMA: bool>(self) {
-        let Self { linear, weight } = self;
+        let Self { linear, weight, bias } = self;
         let (inner, parts) = (linear.inner, linear.activation.parts());
         let vectors = linear.out.div_ceil(V::LEN);
         let count = vectors.div_ceil(WIDE);
@@ -148,9 +150,14 @@ impl Work for Pack<'_> {
             let wide = vectors / count + usize::from(i < vectors % count);
             let (at, width) = (first * inner * parts, wide * V::LEN);
             linear.panels.push(Panel { first, wide, at });
+            let used = width.min(linear.out - first);
+            for (part, c) in (0..parts).flat_map(|part| (0..width).map(move |c| (part, c))) {
+                let bias = bias.get(part * linear.out + first + c).filter(|_| c < used);
+                linear.bias.push(bias.copied().unwrap_or(0.0));
+            }
             for (part, to) in linear.weights[at..at + width * inner * parts].chunks_exact_mut(inner * width).enumerate()
             {
-                for c in 0..width.min(linear.out - first) {
+                for c in 0..used {
                     let row = &weight[(part * linear.out + first + c) * inner..][..inner];
                     for (to, &w) in to.chunks_exact_mut(width).zip(row) {
                         to[c] = w;
@@ -187,17 +194,18 @@ impl Work for Blocks<'_> {
                 let x = &self.x[first * inner..(first + count) * inner];
                 for (part, sums) in sums.iter_mut().enumerate().take(activation.parts()) {
                     let w = &weights[panel.at + part * inner * width..][..inner * width];
-                    multiply::<V>(x, *inner, w, panel.wide, sums);
+                    let bias = &bias[panel.at / inner + part * width..][..width];
+                    multiply::<V>(x, *inner, w, bias, panel.wide, sums);
                 }
-                for m in 0..count {
-                    let [a, b] = [0, 1].map(|part: usize| &sums[part][m * width..][..used]);
-                    let [bias, gate] = [0, 1].map(|part| bias.get(part * out + panel.first..).unwrap_or_default());
+                let [a, b] = &mut sums;
+                finish::<FMA>(*activation, &mut a[..HIGH * width], &b[..HIGH * width]);
+                for (m, sums) in a.chunks_exact(width).enumerate().take(count) {
                     let at = (first + m) * out + panel.first;
                     // SAFETY: one item alone has this row of these columns.
                     let y = unsafe { self.y.part(at..at + used) };
-                    finish::<FMA>(*activation, [a, b], [bias, gate], y);
-                    if let Some(residual) = self.residual {
-                        y.iter_mut().zip(&residual[at..]).for_each(|(y, r)| *y += r);
+                    match self.residual {
+                        Some(r) => y.iter_mut().zip(sums.iter().zip(&r[at..])).for_each(|(y, (s, r))| *y = s + r),
+                        None => copy(&sums[..used], y),
                     }
                 }
             }
@@ -205,66 +213,80 @@ impl Work for Blocks<'_> {
     }
 }
 
+/// The activation of all sums `a` of a tile, with `b` those of the other half of the channels: loops long enough for
+/// the compiler to use vectors throughout. (Closures it would not compile for the instruction set.)
 #[inline(always)]
-fn finish<const FMA: bool>(activation: Activation, [a, b]: [&[f32]; 2], [bias, gate]: [&[f32]; 2], y: &mut [f32]) {
-    #[inline(always)]
-    fn map(y: &mut [f32], a: &[f32], bias: &[f32], f: impl Fn(f32) -> f32) {
-        y.iter_mut().zip(a.iter().zip(bias)).for_each(|(y, (a, b))| *y = f(a + b));
-    }
+fn finish<const FMA: bool>(activation: Activation, a: &mut [f32], b: &[f32]) {
     match activation {
-        Activation::Identity => map(y, a, bias, |x| x),
-        Activation::Gelu => map(y, a, bias, gelu::<FMA>),
-        Activation::QuickGelu => map(y, a, bias, |x| x * sigmoid::<FMA>(1.702 * x)),
-        Activation::Silu => map(y, a, bias, silu::<FMA>),
+        Activation::Identity => {}
+        Activation::Gelu => {
+            for x in a {
+                *x = gelu::<FMA>(*x);
+            }
+        }
+        Activation::QuickGelu => {
+            for x in a {
+                *x *= sigmoid::<FMA>(1.702 * *x);
+            }
+        }
+        Activation::Silu => {
+            for x in a {
+                *x = silu::<FMA>(*x);
+            }
+        }
         Activation::Geglu => {
-            map(y, b, gate, gelu::<FMA>);
-            y.iter_mut().zip(a.iter().zip(bias)).for_each(|(y, (a, b))| *y *= a + b);
+            for (a, b) in a.iter_mut().zip(b) {
+                *a *= gelu::<FMA>(*b);
+            }
         }
     }
 }
 
-/// `sums[m][c] = Σ_k x[m][k] · w[k][c]` for `HIGH` rows, of which those beyond the last repeat it.
+/// `sums[m][c] = bias[c] + Σ_k x[m][k] · w[k][c]` for `HIGH` rows, of which those beyond the last repeat it.
 #[inline(always)]
-fn multiply<V: Lanes>(x: &[f32], inner: usize, w: &[f32], wide: usize, sums: &mut [f32; TILE]) {
+fn multiply<V: Lanes>(x: &[f32], inner: usize, w: &[f32], bias: &[f32], wide: usize, sums: &mut [f32; TILE]) {
     let last = x.len() / inner - 1;
     let mut from = 0;
+    let mut bias = Some(bias);
     while from < inner {
         let depth = DEPTH.min(inner - from);
         let rows: [&[f32]; HIGH] = std::array::from_fn(|m| &x[m.min(last) * inner + from..][..depth]);
         let w = &w[from * wide * V::LEN..][..depth * wide * V::LEN];
         match wide {
-            3 => tile::<V, 3>(rows, w, from > 0, sums),
-            2 => tile::<V, 2>(rows, w, from > 0, sums),
-            _ => tile::<V, 1>(rows, w, from > 0, sums),
+            3 => tile::<V, 3>(rows, w, bias.take(), sums),
+            2 => tile::<V, 2>(rows, w, bias.take(), sums),
+            _ => tile::<V, 1>(rows, w, bias.take(), sums),
         }
         from += depth;
     }
 }
 
-/// One tile, `HIGH` rows at once or, with few registers, half of them twice; `add` keeps the sums that are there.
+/// One tile, `HIGH` rows at once or, with few registers, half of them twice; without `bias` the sums that
+/// are there are kept.
 #[inline(always)]
-fn tile<V: Lanes, const N: usize>(x: [&[f32]; HIGH], w: &[f32], add: bool, sums: &mut [f32; TILE]) {
+fn tile<V: Lanes, const N: usize>(x: [&[f32]; HIGH], w: &[f32], bias: Option<&[f32]>, sums: &mut [f32; TILE]) {
     const HALF: usize = HIGH / 2;
     if V::HIGH >= HIGH {
-        part::<V, HIGH, N>(x, w, add, sums);
+        part::<V, HIGH, N>(x, w, bias, sums);
     } else {
         let (upper, lower) = sums.split_at_mut(HALF * N * V::LEN);
-        part::<V, HALF, N>(std::array::from_fn(|m| x[m]), w, add, upper);
-        part::<V, HALF, N>(std::array::from_fn(|m| x[m + HALF]), w, add, lower);
+        part::<V, HALF, N>(std::array::from_fn(|m| x[m]), w, bias, upper);
+        part::<V, HALF, N>(std::array::from_fn(|m| x[m + HALF]), w, bias, lower);
     }
 }
 
 #[inline(always)]
-fn part<V: Lanes, const M: usize, const N: usize>(x: [&[f32]; M], w: &[f32], add: bool, to: &mut [f32]) {
+fn part<V: Lanes, const M: usize, const N: usize>(x: [&[f32]; M], w: &[f32], bias: Option<&[f32]>, to: &mut [f32]) {
     let depth = x[0].len();
     let fits = w.len() >= depth * N * V::LEN && to.len() >= M * N * V::LEN && x.iter().all(|x| x.len() >= depth);
     assert!(fits, "a tile has all its rows");
-    let mut sums = [[V::splat(0.0); N]; M];
-    if add {
+    let mut sums: [[V; N]; M] = if let Some(bias) = bias {
+        [std::array::from_fn(|n| V::from_slice(&bias[n * V::LEN..])); M]
+    } else {
         // SAFETY: `to` holds M · N vectors (checked above).
         let at = |m: usize, n: usize| unsafe { V::load(to.as_ptr().add((m * N + n) * V::LEN)) };
-        sums = std::array::from_fn(|m| std::array::from_fn(|n| at(m, n)));
-    }
+        std::array::from_fn(|m| std::array::from_fn(|n| at(m, n)))
+    };
     for k in 0..depth {
         // SAFETY: `w` holds `depth` times N vectors and every row `depth` numbers (checked above).
         let w: [V; N] = std::array::from_fn(|n| unsafe { V::load(w.as_ptr().add((k * N + n) * V::LEN)) });

@@ -54,27 +54,29 @@ pub fn gelu<const FMA: bool>(x: f32) -> f32 {
     0.5 * x * (1.0 + erf::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
-/// The error function to 2 units in the last place.
-///
-/// A minimax polynomial near zero, `1 − e^p` with another further out.
-/// Source: N. Juffa's `my_erff`, stackoverflow.com/a/35148199.
+/// The error function to 4e-7 of its value: a rational function, odd over even.
+/// Source: Eigen's `generic_fast_erf_float` (3 units in the last place); here rounding takes nothing beyond ±1.
 #[inline(always)]
 pub fn erf<const FMA: bool>(x: f32) -> f32 {
-    const NEAR: [f32; 6] = [-5.967_617e-4, 4.991_194_2e-3, -2.676_813_5e-2, 0.112_819_925, -0.376_125_34, 0.128_379_17];
-    const FAR: [f32; 7] =
-        [-1.728_534_7e-5, 3.831_971_3e-4, -3.883_964_4e-3, 2.425_462_2e-2, -0.106_777_88, -0.634_846_7, -0.128_717_51];
-    let (t, s) = (x.abs(), x * x);
-    let mut near = NEAR[0];
-    for &c in &NEAR[1..] {
-        near = madd::<FMA>(near, s, c);
+    const ODD: [f32; 5] = [2.290_506_6e-4, 3.408_291e-3, 0.050_955_695, 0.185_208_32, std::f32::consts::FRAC_2_SQRT_PI];
+    const EVEN: [f32; 7] =
+        [-1.179_160_3e-7, 2.354_796_6e-5, 1.017_962_5e-3, 0.014_070_47, 0.110_985_05, 0.497_469_25, 1.0];
+    /// From here on, erf is one.
+    const END: f32 = 3.832_507;
+    let x = if x < END { x } else { END };
+    let x = if x > -END { x } else { -END };
+    let s = x * x;
+    let mut odd = ODD[0];
+    for &c in &ODD[1..] {
+        odd = madd::<FMA>(odd, s, c);
     }
-    let near = madd::<FMA>(near, x, x);
-    let mut far = FAR[0];
-    for &c in &FAR[1..] {
-        far = madd::<FMA>(far, t, c);
+    let mut even = EVEN[0];
+    for &c in &EVEN[1..] {
+        even = madd::<FMA>(even, s, c);
     }
-    let far = (1.0 - exp::<FMA>(madd::<FMA>(far, t, -t))).copysign(x);
-    if t > 0.927_734_4 { far } else { near }
+    let y = x * odd / even;
+    let y = if y < 1.0 { y } else { 1.0 };
+    if y > -1.0 { y } else { -1.0 }
 }
 
 /// `Σ f(x)` in 64 running sums, so that rounding grows with the logarithm of the length only
@@ -149,7 +151,7 @@ mod tests {
             let x = i as f32 * 1e-4;
             let want = reference(f64::from(x));
             for got in [erf::<false>(x), erf::<true>(x)] {
-                assert!((f64::from(got) - want).abs() <= 2.5e-7 * want.abs(), "{x}: {got} {want}");
+                assert!((f64::from(got) - want).abs() <= 4e-7 * want.abs(), "{x}: {got} {want}");
             }
         }
         assert_eq!((erf::<true>(30.0), erf::<true>(-30.0), erf::<true>(0.0)), (1.0, -1.0, 0.0));
