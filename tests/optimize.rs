@@ -377,6 +377,20 @@ fn attention_to_the_one_token_of_a_picture_is_gone_in_every_target() {
     }
 }
 
+/// `vldm run` and `vldm bench` need not be told.
+#[test]
+fn what_is_only_told_of_a_picture_gets_one_token_by_itself() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (set, tokens) in [("svd", PortDim::Fixed(1)), ("modelscope", PortDim::Symbol("tokens".to_owned()))] {
+        let (cache, bundle) = (scratch.path().join(set), bundle::of(set));
+        vldm(["bench", bundle.to_str().unwrap(), "--calls", "1", "--cache", cache.to_str().unwrap()]).expect(0);
+        let folder = std::fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+        let part = Manifest::open(&folder).unwrap().parts["keyframes"].clone();
+        let text = part.inputs.iter().find(|port| port.name == "encoder_hidden_states").unwrap();
+        assert_eq!(text.shape[1], tokens, "{set}");
+    }
+}
+
 /// Numbers for an input, two or as many as the port says along each axis.
 fn numbers(port: &vldm_graphs::bundle::Port) -> Tensor {
     let size = |dim: &PortDim| match dim {

@@ -76,7 +76,7 @@ impl CacheArgs {
         if !folder.join(MANIFEST).is_file() {
             fs::create_dir_all(&cache).with_context(|| format!("{}", cache.display()))?;
             note(format!("optimising {} for {target} into {}", bundle.path.display(), folder.display()));
-            let settings = Settings::of(target);
+            let settings = Settings::of(target, &bundle.manifest);
             let done = rewrite(&bundle, &settings, &folder, LinkMode::Copy, false);
             // Another run may have been faster.
             if !folder.join(MANIFEST).is_file() {

@@ -126,7 +126,7 @@ fn repository(args: Args, out: Output) -> anyhow::Result<()> {
     };
     if let Some(target) = target.filter(|_| bundle.manifest.optimized.is_none()) {
         let optimized = scratch.path().join("optimized");
-        let settings = Settings { split: false, ..Settings::of(target) };
+        let settings = Settings { split: false, ..Settings::of(target, &bundle.manifest) };
         note(format!("optimising for {target}"));
         rewrite(&bundle, &settings, &optimized, mode, false)?;
         (bundle, mode) = (Bundle::open(&optimized)?, LinkMode::HardLink);

@@ -14,7 +14,7 @@ use vldm_optimize::binding::bindings_of;
 use vldm_optimize::{Options, Phase, Refusal, Rule, RuleReport, Target, optimize, pin, recipe, split};
 
 use super::precision::{Packing, in_precision};
-use super::shapes::{Size, sizes};
+use super::shapes::{Size, settled, sizes};
 use crate::bundle::Bundle;
 use crate::inspect::{part_graph, savings};
 
@@ -34,9 +34,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The whole recipe of a target, as exact as the bundle.
-    pub fn of(target: Target) -> Self {
-        Self { options: Options::new(target), split: true, precision: Precision::F32, shapes: Vec::new() }
+    /// The whole recipe of a target, as exact as the bundle, for any run.
+    pub fn of(target: Target, bundle: &Manifest) -> Self {
+        Self { options: Options::new(target), split: true, precision: Precision::F32, shapes: settled(bundle) }
     }
 }
 

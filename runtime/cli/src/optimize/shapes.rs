@@ -65,6 +65,17 @@ pub fn sizes(asked: &[Size], bundle: &Manifest) -> anyhow::Result<BTreeMap<Strin
     Ok(all)
 }
 
+/// Sizes that graphs leave open and that are the same in every run: a network that is told of a picture alone, as that of
+/// Stable Video Diffusion, gets one token, the picture's embedding.
+pub fn settled(bundle: &Manifest) -> Vec<Size> {
+    let told = |part: &str| bundle.parts.contains_key(part);
+    let parts = bundle.parts.iter().filter(|(_, part)| open(part).contains("tokens"));
+    if !told("image_encoder") || told("text_encoder") || told("conditions") {
+        return Vec::new();
+    }
+    parts.map(|(name, _)| Size { part: Some(name.clone()), name: "tokens".to_owned(), value: 1 }).collect()
+}
+
 /// The open sizes of a part's inputs.
 fn open(part: &Part) -> BTreeSet<&str> {
     let dims = part.inputs.iter().flat_map(|port| &port.shape);
