@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use vldm_runtime::{Backend, LoadOptions, Settings, Tensor, backend};
 use vldm_tests::golden::cases;
+use vldm_tests::program::{command, finish, vldm};
 use vldm_tests::tolerance::{self, relative_error};
 use vldm_tests::{bundle, python};
 
@@ -88,4 +89,67 @@ fn a_provider_that_the_library_has_not_is_an_error_that_says_where_to_get_it() {
         assert!(!probe.available(), "{engine}");
         assert!(probe.detail.contains(file) && probe.detail.contains(remedy), "{}", probe.detail);
     }
+}
+
+#[test]
+fn every_part_is_accepted_on_an_engine_that_is_there() {
+    let Some(library) = python::openvino_library() else { return };
+    let (cache, bundle) = (tempfile::tempdir().unwrap(), bundle::of("tiny"));
+    let folder = bundle.to_str().unwrap();
+    let accept = |more: &[&str]| {
+        let args = ["--json", "doctor", "--gpu-acceptance", folder, "--engines", "openvino", "--ort-lib"];
+        let args = args.into_iter().chain([library.to_str().unwrap(), "--cache", cache.path().to_str().unwrap()]);
+        vldm(args.chain(more.iter().copied()))
+    };
+    let report = accept(&[]).expect(0).json();
+    assert_eq!((&report["passed"], &report["reference"]), (&true.into(), &"tract".into()));
+    let parts = report["engines"][0]["parts"].as_array().unwrap();
+    assert_eq!(parts.len(), bundle::parts(&bundle).len(), "{report}");
+    for part in parts {
+        let relative = part["relative"].as_f64().unwrap();
+        assert!(relative <= f64::from(tolerance::F32) && part["seconds"].as_f64().unwrap() > 0.0, "{part}");
+    }
+    // The two engines do not round alike.
+    let strict = accept(&["--tolerance", "0"]).expect(1);
+    assert!(strict.stderr.contains("not accepted: openvino"), "{}", strict.stderr);
+    assert_eq!(strict.json()["passed"], false);
+}
+
+/// Graphs that are optimised for an engine may have fewer open sizes: they are asked what they take.
+#[test]
+fn parts_with_settled_sizes_are_accepted() {
+    let Some(library) = python::ort_library() else { return };
+    let (cache, bundle) = (tempfile::tempdir().unwrap(), bundle::of("svd"));
+    let args = ["doctor", "--gpu-acceptance", bundle.to_str().unwrap(), "--engines", "ort", "--ort-lib"];
+    vldm(args.into_iter().chain([library.to_str().unwrap(), "--cache", cache.path().to_str().unwrap()])).expect(0);
+}
+
+#[test]
+fn without_a_gpu_engine_acceptance_says_what_is_missing_and_fails() {
+    let bundle = bundle::of("tiny");
+    let accept = |more: &[&str]| {
+        let empty = tempfile::tempdir().unwrap();
+        let args = ["--json", "doctor", "--gpu-acceptance", bundle.to_str().unwrap()];
+        let mut command = command(args.into_iter().chain(more.iter().copied()));
+        finish(command.env("XDG_DATA_HOME", empty.path()).env("PATH", empty.path())).expect(1)
+    };
+    let check = |ran: &vldm_tests::program::Ran, remedies: &[(&str, &str)]| {
+        let report = ran.json();
+        assert_eq!((&report["passed"], &report["devices"]), (&false.into(), &serde_json::json!([])));
+        assert!(ran.stderr.contains("none of the engines cuda, tensorrt, tensorrt-rtx can be used"), "{}", ran.stderr);
+        for (engine, (name, remedy)) in report["engines"].as_array().unwrap().iter().zip(remedies) {
+            let detail = engine["detail"].as_str().unwrap();
+            assert!(engine["engine"] == *name && engine["version"].is_null() && detail.contains(remedy), "{engine}");
+        }
+    };
+    let fetch = "vldm setup ort";
+    check(&accept(&[]), &[("cuda", fetch), ("tensorrt", fetch), ("tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx")]);
+    // A library of ONNX Runtime that has none of the providers.
+    let Some(library) = python::openvino_library() else { return };
+    let remedies = [
+        ("cuda", "vldm setup ort --gpu"),
+        ("tensorrt", "vldm setup ort --gpu"),
+        ("tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx"),
+    ];
+    check(&accept(&["--ort-lib", library.to_str().unwrap()]), &remedies);
 }

@@ -15,6 +15,7 @@ use crate::engine::EngineArgs;
 use crate::output::Output;
 use crate::plan::PlanArgs;
 use paired::Race;
+pub use paired::median;
 use peer::Job;
 
 /// Measure a plan (time per stage, evaluations, peak memory) or a bundle (time per call of each part).

@@ -49,6 +49,11 @@ fn target_of(engine: &str) -> Option<Target> {
 }
 
 impl CacheArgs {
+    /// A cache in `folder`, the user's when none is named.
+    pub fn at(folder: Option<PathBuf>) -> Self {
+        Self { cache: folder, no_optimize: false }
+    }
+
     /// The cache folder.
     ///
     /// # Errors

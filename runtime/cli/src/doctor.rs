@@ -1,5 +1,7 @@
 //! `vldm doctor`: what this machine can run, and what would make it run more.
 
+mod acceptance;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,11 +21,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
     /// List what can be set about each engine with --engine-set instead
-    #[arg(long)]
+    #[arg(long, conflicts_with = "gpu_acceptance")]
     settings: bool,
     /// Look at this engine only; a process can hold one ONNX Runtime, so each is looked at by a process of its own
     #[arg(long, hide = true, value_name = "ENGINE")]
     probe: Option<String>,
+    #[command(flatten)]
+    acceptance: acceptance::Args,
 }
 
 /// What can be set about engines.
@@ -102,6 +106,9 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         let Some(backend) = backend(&engine) else { bail!("no engine is called `{engine}`") };
         let library = args.ort_lib.or_else(|| onnxruntime::find(&engine));
         return out.result(&Engine::of(backend, library.as_deref()));
+    }
+    if let Some(path) = &args.acceptance.gpu_acceptance {
+        return acceptance::run(&args.acceptance, path, args.ort_lib.as_deref(), out);
     }
     let engine = |backend: &&'static dyn Backend| {
         if backend.needs_library() { ask(*backend, args.ort_lib.as_deref()) } else { Ok(Engine::of(*backend, None)) }

@@ -1,6 +1,6 @@
 //! `vldm verify`: whether a bundle is whole, and whether its networks answer as they did elsewhere.
 
-mod beside;
+pub mod beside;
 
 use std::fmt;
 use std::path::PathBuf;

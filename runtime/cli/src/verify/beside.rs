@@ -27,7 +27,7 @@ pub fn is_bundle(path: &Path) -> bool {
 ///
 /// # Errors
 /// When the bundles have other parts, a part cannot be asked, or the engine fails.
-pub fn beside(
+pub(super) fn beside(
     bundle: &Bundle,
     engine: &Engine,
     other: &Path,
@@ -68,7 +68,10 @@ pub fn beside(
 type Question = (String, Vec<(String, Tensor)>);
 
 /// The questions to a part.
-fn questions(part: &Part, manifest: &Manifest) -> anyhow::Result<Vec<Question>> {
+///
+/// # Errors
+/// When a size of it is not known.
+pub fn questions(part: &Part, manifest: &Manifest) -> anyhow::Result<Vec<Question>> {
     if !part.inputs.iter().any(|p| p.name == "timestep") {
         return Ok(vec![(format!("seed {SEED}"), question(part, manifest, SEED, 0.0)?)]);
     }
@@ -81,7 +84,10 @@ fn questions(part: &Part, manifest: &Manifest) -> anyhow::Result<Vec<Question>> 
 }
 
 /// The case of a question, with the answers of `session`.
-fn answered(session: &dyn Session, name: String, inputs: Vec<(String, Tensor)>) -> anyhow::Result<Case> {
+///
+/// # Errors
+/// When the network fails.
+pub fn answered(session: &dyn Session, name: String, inputs: Vec<(String, Tensor)>) -> anyhow::Result<Case> {
     let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let answers = session.run(&given)?;
     let ports = session.outputs().iter().zip(answers);
