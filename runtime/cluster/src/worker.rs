@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
@@ -12,7 +14,7 @@ use tokio_stream::StreamExt;
 use vldm_graphs::bundle::{MANIFEST, Manifest};
 use vldm_runtime::backend::{Backend, LoadOptions};
 use vldm_runtime::cascade::plan::Plan;
-use vldm_runtime::cascade::{CascadeError, Frame, Site, on_site};
+use vldm_runtime::cascade::{CascadeError, Frame, Networks, Site};
 use vldm_runtime::error::Cause;
 use vldm_runtime::journal::Digest;
 
@@ -25,6 +27,8 @@ use crate::taken::Taken;
 const ASK: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(100)];
 /// Workers that a unit may be too much for.
 const MAX_TIMES: i64 = 5;
+/// Plans that stay open.
+const PLANS: usize = 8;
 /// Bytes of frames that are kept for the next unit.
 const CACHE: usize = 256 << 20;
 
@@ -81,21 +85,41 @@ enum Refused {
 /// # Errors
 /// [`QueueError`] before the first unit; later ones are waited out.
 pub fn work(queue: &Queue, worker: &Worker<'_>, stop: &AtomicBool) -> Result<Count, QueueError> {
-    let mut lanes = vec![];
-    for bundle in &worker.bundles {
-        let manifest = bundle.path.join(MANIFEST);
-        let bytes = std::fs::read(&manifest).map_err(|source| QueueError::File { path: manifest, source })?;
-        let lane = lane(worker.program, &Digest::of(&bytes));
-        let consumer = queue.threads.block_on(queue.server.units(&lane));
-        let consumer = consumer.map_err(QueueError::server("listen for units"))?;
-        lanes.push(Lane { name: lane, bundle: Digest::of(&bytes), consumer });
-    }
-    let mut at_work = AtWork { queue, worker, stop, lanes, next: 0, count: Count::default() };
-    let mut taken = None;
-    while let Some(unit) = taken.take().or_else(|| at_work.take()) {
-        taken = at_work.serve(unit);
-    }
-    Ok(at_work.count)
+    let mut asks = Asks::new(queue, worker, stop)?;
+    let bundles = asks.lanes.iter().map(|lane| lane.bundle).collect();
+    let shop = Shop { worker, stop, bundles, count: Mutex::default(), cache: Mutex::default() };
+
+    let networks = worker.bundles.iter().map(|b| Networks::new((&b.path, &b.manifest), worker.backend, &worker.load));
+    let networks: Vec<Networks> = networks.collect();
+    std::thread::scope(|scope| {
+        let mut plans: Vec<Open> = vec![];
+        while let Some(taken) = asks.take(&shop) {
+            let at = plans.iter().position(|open| open.about == taken.order.about);
+            let open = if let Some(at) = at {
+                plans.remove(at)
+            } else {
+                // That which was not used for the longest time goes.
+                plans.drain(..(plans.len() + 1).saturating_sub(PLANS));
+                let ((send, units), (done, ended)) = (channel(), channel());
+                let (about, networks, shop) = (taken.order.about, &networks[taken.bundle], &shop);
+                scope.spawn(move || shop.serve(networks, &units, &done));
+                Open { about, send, ended }
+            };
+            match open.send.send(taken) {
+                Ok(()) if open.ended.recv().is_ok() => plans.push(open),
+                Ok(()) => {}
+                Err(refused) => refused.0.put_off(),
+            }
+        }
+    });
+    Ok(shop.count.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A plan that was opened, on a thread of its own: one unit goes in, and the thread says when it is done.
+struct Open {
+    about: Digest,
+    send: Sender<Taken>,
+    ended: Receiver<()>,
 }
 
 /// The part of the queue for one of the bundles.
@@ -105,39 +129,50 @@ struct Lane {
     consumer: PullConsumer,
 }
 
-struct AtWork<'a> {
+/// Asks for units.
+struct Asks<'a> {
     queue: &'a Queue,
-    worker: &'a Worker<'a>,
     stop: &'a AtomicBool,
     lanes: Vec<Lane>,
     /// The lane that is asked next.
     next: usize,
-    count: Count,
 }
 
-impl AtWork<'_> {
+impl<'a> Asks<'a> {
+    fn new(queue: &'a Queue, worker: &Worker<'_>, stop: &'a AtomicBool) -> Result<Self, QueueError> {
+        let mut lanes = vec![];
+        for bundle in &worker.bundles {
+            let manifest = bundle.path.join(MANIFEST);
+            let bytes = std::fs::read(&manifest).map_err(|source| QueueError::File { path: manifest, source })?;
+            let (bundle, name) = (Digest::of(&bytes), lane(worker.program, &Digest::of(&bytes)));
+            let consumer = queue.threads.block_on(queue.server.units(&name));
+            let consumer = consumer.map_err(QueueError::server("listen for units"))?;
+            lanes.push(Lane { name, bundle, consumer });
+        }
+        Ok(Self { queue, stop, lanes, next: 0 })
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
     /// The next unit of any bundle; `None` when the worker is to stop.
-    fn take(&mut self) -> Option<Taken> {
+    fn take(&mut self, shop: &Shop<'_>) -> Option<Taken> {
         while !self.stopped() {
             let bundle = self.next;
             self.next = (self.next + 1) % self.lanes.len().max(1);
-            if let Some(taken) = self.ask(bundle) {
+            if let Some(taken) = self.ask(bundle, shop) {
                 return Some(taken);
             }
         }
         None
     }
 
-    fn ask(&mut self, bundle: usize) -> Option<Taken> {
+    fn ask(&mut self, bundle: usize, shop: &Shop<'_>) -> Option<Taken> {
         let several = usize::from(self.lanes.len() > 1);
         let asked = self.queue.threads.block_on(async {
-            let mut batch =
-                self.lanes[bundle].consumer.batch().max_messages(1).expires(ASK[several]).messages().await?;
-            batch.next().await.transpose()
+            let asked = self.lanes[bundle].consumer.batch().max_messages(1).expires(ASK[several]);
+            asked.messages().await?.next().await.transpose()
         });
         let message = match asked {
             Ok(message) => message?,
@@ -151,7 +186,7 @@ impl AtWork<'_> {
             Ok(order) => Some(Taken::new(order, message, bundle, &self.queue.server, self.queue.threads.handle())),
             Err(error) => {
                 tracing::warn!(target: "vldm::cluster", %error, "a unit is refused");
-                self.count.refused += 1;
+                shop.count(|count| count.refused += 1);
                 // It expires if the server does not hear this.
                 let _ended = self.queue.threads.block_on(message.ack_with(AckKind::Term));
                 None
@@ -167,82 +202,79 @@ impl AtWork<'_> {
             self.lanes[bundle].consumer = consumer;
         }
     }
+}
 
-    fn refuse(&mut self, taken: Taken, why: &dyn std::fmt::Display) {
-        tracing::warn!(target: "vldm::cluster", run = taken.order.run, unit = taken.order.unit, "a unit is refused: {why}");
-        self.count.refused += 1;
+/// What the threads of all plans share; one of them is at work at a time.
+struct Shop<'a> {
+    worker: &'a Worker<'a>,
+    stop: &'a AtomicBool,
+    /// The digests of the bundles.
+    bundles: Vec<Digest>,
+    count: Mutex<Count>,
+    cache: Mutex<Cache>,
+}
+
+impl Shop<'_> {
+    fn count(&self, what: impl FnOnce(&mut Count)) {
+        what(&mut self.count.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn refuse(&self, taken: Taken, why: &dyn std::fmt::Display) {
+        let (run, unit) = (&taken.order.run, taken.order.unit);
+        tracing::warn!(target: "vldm::cluster", run, unit, "a unit is refused: {why}");
+        self.count(|count| count.refused += 1);
         taken.drop_it();
     }
 
-    /// Runs a unit and those after it of the same plan. The first of another one is returned.
-    fn serve(&mut self, first: Taken) -> Option<Taken> {
+    fn fail(&self, taken: Taken, why: String) {
+        let (run, unit) = (&taken.order.run, taken.order.unit);
+        tracing::warn!(target: "vldm::cluster", run, unit, "a unit failed: {why}");
+        self.count(|count| count.failed += 1);
+        taken.fail(&self.worker.name, why);
+    }
+
+    /// Opens the plan of the first unit and runs all that come. Ends early, without a word, when it cannot be opened.
+    fn serve(&self, networks: &Networks<'_>, units: &Receiver<Taken>, done: &Sender<()>) {
+        let Ok(first) = units.recv() else { return };
         if !first.is_wanted() {
-            self.refuse(first, &"no such run is under way");
-            return None;
+            return self.refuse(first, &"no such run is under way");
         }
         let folder = match tempfile::tempdir_in(&self.worker.scratch) {
             Ok(folder) => folder,
-            Err(error) => {
-                self.fail(first, format!("{}: {error}", self.worker.scratch.display()));
-                return None;
-            }
+            Err(error) => return self.fail(first, format!("{}: {error}", self.worker.scratch.display())),
         };
         let plan = match self.plan(&first, folder.path()) {
             Ok(plan) => plan,
             Err(Refused::Fetch(FetchError::Server(error))) => {
                 tracing::warn!(target: "vldm::cluster", %error, "cannot fetch what a run is; its unit is handed back");
-                first.put_off();
-                return None;
+                return first.put_off();
             }
-            Err(why) => {
-                self.fail(first, why.to_string());
-                return None;
-            }
+            Err(why) => return self.fail(first, why.to_string()),
         };
-        let bundle = &self.worker.bundles[first.bundle];
-        let engine = (self.worker.backend, &self.worker.load);
         let mut held = Some(first);
-        let served = on_site(&plan, (&bundle.path, &bundle.manifest), engine, |site| self.units(site, held.take()?));
-        match (served, held) {
-            (Ok(next), _) => next,
-            (Err(error), Some(first)) => {
-                self.fail(first, error.to_string());
-                None
+        let served = networks.on_site(&plan, |site| {
+            while let Some(taken) = held.take().or_else(|| units.recv().ok()) {
+                self.unit(site, taken);
+                // Nobody waits any more when the worker stops.
+                let _heard = done.send(());
             }
-            (Err(_), None) => None,
+        });
+        if let (Err(error), Some(first)) = (served, held) {
+            self.fail(first, error.to_string());
         }
     }
 
     /// The plan of a unit's run.
-    fn plan(&self, taken: &Taken, folder: &std::path::Path) -> Result<Plan, Refused> {
+    fn plan(&self, taken: &Taken, folder: &Path) -> Result<Plan, Refused> {
         let about: About = read(&taken.fetch(&taken.order.about, MAX_ABOUT)?, MAX_ABOUT)?;
-        if about.bundle != self.lanes[taken.bundle].bundle || about.program != self.worker.program {
+        if about.bundle != self.bundles[taken.bundle] || about.program != self.worker.program {
             return Err(Refused::Elsewhere);
         }
         files::plan(&about, folder, |digest| Ok(taken.fetch(digest, MAX_FILE)?))
     }
 
-    fn fail(&mut self, taken: Taken, why: String) {
-        tracing::warn!(target: "vldm::cluster", run = taken.order.run, unit = taken.order.unit, "a unit failed: {why}");
-        self.count.failed += 1;
-        taken.fail(&self.worker.name, why);
-    }
-
-    fn units(&mut self, site: &Site<'_>, first: Taken) -> Option<Taken> {
-        let (about, mut cache) = (first.order.about, Cache::default());
-        let mut taken = Some(first);
-        loop {
-            self.unit(site, taken.take()?, &mut cache);
-            let next = self.take()?;
-            if next.order.about != about {
-                return Some(next);
-            }
-            taken = Some(next);
-        }
-    }
-
     /// Runs one unit, whatever it takes.
-    fn unit(&mut self, site: &Site<'_>, taken: Taken, cache: &mut Cache) {
+    fn unit(&self, site: &Site<'_>, taken: Taken) {
         let order = &taken.order;
         if !taken.is_wanted() {
             return self.refuse(taken, &"no such run is under way");
@@ -256,7 +288,8 @@ impl AtWork<'_> {
             let why = format!("the plan has no unit {} that reads {:?}", order.unit, order.from.keys());
             return self.fail(taken, why);
         }
-        let given = match cache.inputs(site, &taken) {
+        let inputs = self.cache.lock().unwrap_or_else(PoisonError::into_inner).inputs(site, &taken);
+        let given = match inputs {
             Ok(given) => given,
             Err(Input::Away(error)) => {
                 tracing::warn!(target: "vldm::cluster", %error, "cannot fetch what a unit reads; it is handed back");
@@ -269,8 +302,9 @@ impl AtWork<'_> {
         let ran = catch_unwind(AssertUnwindSafe(|| site.run(order.unit, &given, &go_on)));
         match ran {
             Ok(Ok(artefact)) => {
-                cache.keep(site, order.unit, &artefact);
-                self.count.units += usize::from(taken.deliver(&self.worker.name, &artefact));
+                self.cache.lock().unwrap_or_else(PoisonError::into_inner).keep(site, order, &artefact);
+                let delivered = taken.deliver(&self.worker.name, &artefact);
+                self.count(|count| count.units += usize::from(delivered));
             }
             Ok(Err(CascadeError::Cancelled)) if taken.is_over() => taken.drop_it(),
             Ok(Err(CascadeError::Cancelled)) => taken.hand_back(),
@@ -288,10 +322,13 @@ enum Input {
     Bad(String),
 }
 
+/// Plan, unit, artefact.
+type Key = (Digest, usize, Digest);
+
 /// Frames of units that later ones may read.
 #[derive(Default)]
 struct Cache {
-    frames: HashMap<(usize, Digest), (Vec<Frame>, usize)>,
+    frames: HashMap<Key, (Vec<Frame>, usize)>,
     /// Counts uses.
     now: usize,
 }
@@ -302,7 +339,7 @@ impl Cache {
         let mut given = vec![];
         for (unit, digest) in &taken.order.from {
             self.now += 1;
-            if let Some((frames, used)) = self.frames.get_mut(&(*unit, *digest)) {
+            if let Some((frames, used)) = self.frames.get_mut(&(taken.order.about, *unit, *digest)) {
                 *used = self.now;
                 given.push(frames.clone());
                 continue;
@@ -314,20 +351,20 @@ impl Cache {
             let frames = site.accept(*unit, bytes);
             let frames =
                 frames.ok_or_else(|| Input::Bad(format!("what it reads of unit {unit} are no such frames")))?;
-            self.insert((*unit, *digest), &frames);
+            self.insert((taken.order.about, *unit, *digest), &frames);
             given.push(frames);
         }
         Ok(given)
     }
 
-    fn keep(&mut self, site: &Site<'_>, unit: usize, artefact: &[u8]) {
-        if let Some(frames) = site.accept(unit, artefact.to_vec()) {
-            self.insert((unit, Digest::of(artefact)), &frames);
+    fn keep(&mut self, site: &Site<'_>, order: &Order, artefact: &[u8]) {
+        if let Some(frames) = site.accept(order.unit, artefact.to_vec()) {
+            self.insert((order.about, order.unit, Digest::of(artefact)), &frames);
         }
     }
 
     /// Keeps frames; those that were not used for the longest time go.
-    fn insert(&mut self, key: (usize, Digest), frames: &[Frame]) {
+    fn insert(&mut self, key: Key, frames: &[Frame]) {
         let size = |frames: &[Frame]| frames.iter().map(|frame| frame.len() * size_of::<f32>()).sum::<usize>();
         self.now += 1;
         self.frames.insert(key, (frames.to_vec(), self.now));

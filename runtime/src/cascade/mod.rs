@@ -40,7 +40,7 @@ pub use durable::Keeping;
 pub use error::{CascadeError, Place};
 pub use pending::{Pending, pending};
 pub use progress::{Event, Progress, Report, Silent, StageReport};
-pub use site::{Site, on_site};
+pub use site::{Networks, Site};
 pub use store::Frame;
 use vldm_graphs::bundle::Manifest;
 

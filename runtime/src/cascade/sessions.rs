@@ -47,13 +47,20 @@ pub(super) struct Sessions<'a> {
     backend: &'a dyn Backend,
     options: LoadOptions,
     parts: BTreeMap<String, Loaded>,
+    /// Whether networks of the start stay too.
+    keep: bool,
 }
 
 impl<'a> Sessions<'a> {
     /// The networks of a bundle; none is loaded yet.
     pub(super) fn new(dir: &'a Path, bundle: &'a Manifest, backend: &'a dyn Backend, options: LoadOptions) -> Self {
         let parts = bundle.parts.keys().map(|name| (name.clone(), Mutex::new(None))).collect();
-        Self { dir, bundle, backend, options, parts }
+        Self { dir, bundle, backend, options, parts, keep: false }
+    }
+
+    /// The same, where no network is ever dropped: other runs come that call it.
+    pub(super) fn kept(self) -> Self {
+        Self { keep: true, ..self }
     }
 
     /// The bundle's folder.
@@ -126,7 +133,7 @@ impl<'a> Sessions<'a> {
 
     /// A unit that calls the part is done: networks of the start are dropped.
     pub(super) fn release(&self, name: &str) {
-        if let Some(part) = self.parts.get(name).filter(|_| START.contains(&name)) {
+        if let Some(part) = self.parts.get(name).filter(|_| START.contains(&name) && !self.keep) {
             *part.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }

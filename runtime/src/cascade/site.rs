@@ -19,30 +19,37 @@ use crate::journal::Artefact;
 use crate::sampler::Control;
 use crate::video::{FrameSink, VideoError, VideoFile};
 
-/// A plan whose networks are loaded when a unit first wants them, and stay.
+/// The networks of a bundle, loaded when a unit first wants them; they stay for all plans.
+pub struct Networks<'a> {
+    bundle: &'a Manifest,
+    sessions: Sessions<'a>,
+    crew: Crew,
+}
+
+/// A plan, whose units are run one at a time.
 pub struct Site<'a> {
     layout: &'a Layout,
     stages: Stages<'a>,
     crew: &'a Crew,
 }
 
-/// Calls `work` with the site of a plan and the bundle in a folder; units use the engine one at a time. What the plan says of
-/// `source` and of the video is not looked at.
-///
-/// # Errors
-/// [`CascadeError`] when the plan does not fit the bundle, or labels, prompts or the picture cannot be encoded.
-pub fn on_site<T>(
-    plan: &Plan,
-    (dir, bundle): (&Path, &Manifest),
-    (backend, load): (&dyn Backend, &LoadOptions),
-    work: impl FnOnce(&Site<'_>) -> T,
-) -> Result<T, CascadeError> {
-    let layout = Layout::new(plan, bundle)?;
-    let crew = Crew::new(backend.lanes(load.threads.max(1)));
-    let load = LoadOptions { lanes: 1, crew: Some(crew.clone()), ..load.clone() };
-    let sessions = Sessions::new(dir, bundle, backend, load);
-    let stages = Stages::new(plan, bundle, &layout, &sessions, Box::new(Nowhere), None, Here::Networks)?;
-    Ok(work(&Site { layout: &layout, stages, crew: &crew }))
+impl<'a> Networks<'a> {
+    /// The networks of the bundle in a folder; none is loaded yet.
+    pub fn new((dir, bundle): (&'a Path, &'a Manifest), backend: &'a dyn Backend, load: &LoadOptions) -> Self {
+        let crew = Crew::new(backend.lanes(load.threads.max(1)));
+        let load = LoadOptions { lanes: 1, crew: Some(crew.clone()), ..load.clone() };
+        Self { bundle, sessions: Sessions::new(dir, bundle, backend, load).kept(), crew }
+    }
+
+    /// Calls `work` with the site of a plan. What the plan says of the video is not looked at, and of `source` its size alone.
+    ///
+    /// # Errors
+    /// [`CascadeError`] when the plan does not fit the bundle, or labels, prompts or the picture cannot be encoded.
+    pub fn on_site<T>(&self, plan: &Plan, work: impl FnOnce(&Site<'_>) -> T) -> Result<T, CascadeError> {
+        let layout = Layout::new(plan, self.bundle)?;
+        let stages = Stages::new(plan, self.bundle, &layout, &self.sessions, Box::new(Nowhere), None, Here::Networks)?;
+        Ok(work(&Site { layout: &layout, stages, crew: &self.crew }))
+    }
 }
 
 impl Site<'_> {

@@ -37,7 +37,7 @@ struct Neighbour<'a> {
 impl Elsewhere for Neighbour<'_> {
     fn run(&self, task: &Task<'_>, control: &dyn Control) -> Result<Vec<Frame>, CascadeError> {
         let load = LoadOptions::default();
-        on_site(self.plan, (Path::new(""), self.bundle), (self.backend, &load), |site| {
+        Networks::new((Path::new(""), self.bundle), self.backend, &load).on_site(self.plan, |site| {
             assert!(site.has(task.unit()) && site.reads(task.unit()) == task.reads());
             let given = |unit: usize| site.accept(unit, task.artefact(unit).unwrap().1).unwrap();
             let given: Vec<_> = task.reads().into_iter().map(given).collect();
