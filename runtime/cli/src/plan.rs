@@ -5,6 +5,7 @@ mod device;
 mod estimate;
 mod new;
 mod show;
+mod simulate;
 
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
@@ -34,6 +35,8 @@ enum Command {
     Check(Named),
     /// Show stages, shapes, frames and cost of a plan without making its video
     Explain(Explain),
+    /// Run a plan on a cluster that is not there, with costs measured on this machine
+    Simulate(simulate::Args),
 }
 
 #[derive(clap::Args)]
@@ -73,6 +76,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         Command::New(args) => new::run(args),
         Command::Check(args) => check(&args, out),
         Command::Explain(args) => explain(args, out),
+        Command::Simulate(args) => simulate::run(args, out),
     }
 }
 

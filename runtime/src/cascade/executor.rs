@@ -93,7 +93,7 @@ pub(super) fn execute(
 
 /// How many frames of the video each stage may be ahead of those written: two windows of key frames for latents,
 /// a few windows for pixels.
-fn ahead(layout: &Layout, lanes: usize) -> Vec<usize> {
+pub(super) fn ahead(layout: &Layout, lanes: usize) -> Vec<usize> {
     let keys = layout.streams.iter().position(|s| s.frames > 1).map_or(1, |s| layout.streams[s].frames);
     let spread = layout.frames.div_ceil(keys);
     let window = |kind: Kind| {
@@ -160,7 +160,8 @@ impl State {
     }
 }
 
-fn key(layout: &Layout, unit: usize) -> (usize, usize, usize) {
+/// Which of several ready units is run first: the one that the earliest frame needs, of those the one of the latest stage.
+pub(super) fn key(layout: &Layout, unit: usize) -> (usize, usize, usize) {
     let u = &layout.units[unit];
     (u.needed, layout.stages.len() - u.stage, unit)
 }

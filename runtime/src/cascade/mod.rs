@@ -22,6 +22,7 @@ pub mod plan;
 mod progress;
 mod recipe;
 mod sessions;
+pub mod simulate;
 mod site;
 mod stages;
 mod store;

@@ -131,7 +131,7 @@ fn named(plan: &Plan, bundle: &Bundle, engine: &Engine, cache: &CacheArgs) -> an
 }
 
 /// What the steps of a plan cost here: as measured before, or measured now.
-fn costs(plan: &Plan, bundle: &Bundle, engine: &Engine, cache: &CacheArgs) -> anyhow::Result<Costs> {
+pub(super) fn costs(plan: &Plan, bundle: &Bundle, engine: &Engine, cache: &CacheArgs) -> anyhow::Result<Costs> {
     let (document, file) = named(plan, bundle, engine, cache)?;
     if let Ok(kept) = fs::read(&file)
         && let Ok(costs) = serde_json::from_slice(&kept)
