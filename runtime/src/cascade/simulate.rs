@@ -3,7 +3,8 @@
 //! The rules are those of the executor and of the queue: a unit is given out when what it reads is there and it is not too far
 //! ahead of the video, first come, first served; a worker fetches what it has not kept, runs the unit and stores what it made;
 //! the coordinator fetches that and goes on. Transfers take their turn on the links of the worker, of the coordinator and of the
-//! server, each way by itself. A worker that dies loses its unit to another after the lease.
+//! servers, each way by itself. Several servers share the runs, and each has its part of the workers: what such a worker fetches
+//! from another server passes both. A worker that dies loses its unit to another after the lease.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashSet, VecDeque};
@@ -29,7 +30,9 @@ pub struct Fleet {
     pub in_flight: usize,
     /// Bytes a second of a worker's or a coordinator's link, each way.
     pub link: f64,
-    /// Bytes a second of the server's link, each way.
+    /// Servers of the queue, at least 1.
+    pub servers: usize,
+    /// Bytes a second of the link of each server, each way.
     pub server: f64,
     /// Seconds from a message to its answer.
     pub latency: f64,
@@ -64,7 +67,7 @@ pub struct Simulated {
     pub repeated: usize,
     /// Bytes of artefacts that workers fetched, that they stored, and that coordinators fetched.
     pub traffic: [u64; 3],
-    /// Share of the time in which the server's links were in use: to it, from it.
+    /// Share of the time in which the links of the busiest server were in use: to it, from it.
     pub server: [f64; 2],
     /// Share of the time in which the busiest coordinator's link was in use.
     pub coordinator: f64,
@@ -224,7 +227,7 @@ struct Cluster<'a> {
     idle: Vec<usize>,
     runs: Vec<Run>,
     workers: Vec<Worker>,
-    server: [Link; 2],
+    servers: Vec<[Link; 2]>,
     rng: TorchRng,
     busy: f64,
     units: usize,
@@ -250,7 +253,7 @@ pub fn simulate(layout: &Layout, costs: &Costs, fleet: &Fleet) -> Simulated {
         idle: (0..fleet.workers).rev().collect(),
         runs: vec![run; fleet.runs],
         workers: vec![Worker::default(); fleet.workers],
-        server: Default::default(),
+        servers: vec![Default::default(); fleet.servers.max(1)],
         rng: TorchRng::seeded(fleet.seed),
         busy: 0.0,
         units: 0,
@@ -272,7 +275,7 @@ pub fn simulate(layout: &Layout, costs: &Costs, fleet: &Fleet) -> Simulated {
         units: cluster.units,
         repeated: cluster.repeated,
         traffic: cluster.traffic,
-        server: [share(&cluster.server[0]), share(&cluster.server[1])],
+        server: [0, 1].map(|way| cluster.servers.iter().map(|s| share(&s[way])).fold(0.0, f64::max)),
         coordinator: cluster.runs.iter().map(|run| share(&run.link)).fold(0.0, f64::max),
         messages: cluster.messages as f64 / seconds,
     }
@@ -375,7 +378,7 @@ impl Cluster<'_> {
                 }
                 let bytes = self.shape.bytes[source];
                 self.traffic[0] += bytes as u64;
-                let from = self.server[1].pass(self.now, bytes, self.fleet.server);
+                let from = self.through(run, worker, 1, bytes);
                 let to = self.workers[worker].link[0].pass(self.now, bytes, self.fleet.link);
                 ready = ready.max(from).max(to) + self.latency();
                 self.workers[worker].keep((run, source), bytes, self.fleet.cache, &self.shape.bytes);
@@ -388,6 +391,18 @@ impl Cluster<'_> {
             self.messages += 1;
             self.at(ready, Event::Begins { worker, life });
         }
+    }
+
+    /// When bytes of a run have come to a worker through the servers of both (`way` 1), or from it (0).
+    fn through(&mut self, run: usize, worker: usize, way: usize, bytes: usize) -> Time {
+        let (now, rate, all) = (self.now, self.fleet.server, self.fleet.servers.max(1));
+        let (of_run, of_worker) = (run % all, worker % all);
+        let at_run = self.servers[of_run][way].pass(now, bytes, rate);
+        if of_run == of_worker {
+            return at_run;
+        }
+        let both = self.servers[of_worker].each_mut().map(|link| link.pass(now, bytes, rate));
+        at_run.max(both[0]).max(both[1])
     }
 
     fn begins(&mut self, worker: usize, life: usize) {
@@ -405,8 +420,8 @@ impl Cluster<'_> {
         let Some((run, unit)) = self.held(worker, life) else { return };
         let (fleet, state, bytes) = (self.fleet, &mut self.workers[worker], self.shape.bytes[unit]);
         let from = state.link[1].pass(self.now, bytes, fleet.link);
-        let to = self.server[0].pass(self.now, bytes, fleet.server);
         state.keep((run, unit), bytes, fleet.cache, &self.shape.bytes);
+        let to = self.through(run, worker, 0, bytes);
         // One message for the artefact, one for the answer.
         self.at(from.max(to) + 2 * self.latency(), Event::Ends { worker, life });
     }
@@ -420,7 +435,8 @@ impl Cluster<'_> {
         self.messages += 3;
         self.traffic[1] += bytes as u64;
         self.traffic[2] += bytes as u64;
-        let from = self.server[1].pass(self.now, bytes, self.fleet.server);
+        // A coordinator is at the server that has its run.
+        let from = self.servers[run % self.fleet.servers.max(1)][1].pass(self.now, bytes, self.fleet.server);
         let to = self.runs[run].link.pass(self.now, bytes, self.fleet.link);
         self.at(from.max(to) + self.latency(), Event::Arrives { run, unit });
         self.idle.push(worker);
@@ -471,6 +487,7 @@ mod tests {
             runs,
             in_flight: 64,
             link: 1e15,
+            servers: 1,
             server: 1e15,
             latency: 0.0,
             cache: 1 << 30,
@@ -528,5 +545,7 @@ mod tests {
         let bytes = (wide.traffic[0] + wide.traffic[2]) as f64;
         let narrow = simulate(&layout, &costs, &Fleet { server: bytes / (wide.work / 8.0), ..fleet(64, 64) });
         assert!(narrow.server[1] > 0.8 && narrow.utilisation < 0.3 && wide.utilisation > 0.9, "{wide:?} {narrow:?}");
+        let more = simulate(&layout, &costs, &Fleet { server: bytes / (wide.work / 8.0), servers: 4, ..fleet(64, 64) });
+        assert!(more.utilisation > 1.3 * narrow.utilisation, "{more:?} {narrow:?}");
     }
 }

@@ -35,7 +35,10 @@ pub struct Args {
     /// Gigabits a second of the link of each worker and each coordinator
     #[arg(long, value_name = "GBIT", value_parser = positive, default_value = "1")]
     link: f64,
-    /// Gigabits a second of the link of the queue's server
+    /// Servers of the queue
+    #[arg(long, value_name = "N", default_value = "1")]
+    servers: NonZeroUsize,
+    /// Gigabits a second of the link of each server
     #[arg(long, value_name = "GBIT", value_parser = positive, default_value = "10")]
     server_link: f64,
     /// Milliseconds from a message to its answer
@@ -69,7 +72,7 @@ struct Scaling {
 
 impl fmt::Display for Scaling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["workers", "time", "at work", "repeated", "from server", "its links in, out", "messages"];
+        let head = ["workers", "time", "at work", "repeated", "from servers", "busiest link in, out", "messages"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         rows.extend(self.sizes.iter().map(|s| {
@@ -112,6 +115,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         runs: args.runs.map_or(2 * most, NonZeroUsize::get),
         in_flight: args.in_flight.get(),
         link: gigabits(args.link),
+        servers: args.servers.get(),
         server: gigabits(args.server_link),
         latency: args.latency / 1e3,
         cache: CACHE,
@@ -136,15 +140,15 @@ fn limit(fleet: &Fleet, s: &Simulated) -> Option<String> {
         return None;
     }
     let text = if s.server[0].max(s.server[1]) > FULL {
-        "the link of the queue's server is full of artefacts; a faster one, several servers, or smaller frames would help"
+        "the link of a server is full of artefacts; a faster one, more servers, or smaller frames would help"
     } else if s.coordinator > FULL {
         "the link of a coordinator is full of artefacts; runs with coordinators of their own would help"
     } else if s.chain > FULL * s.seconds {
         "units of one run wait for each other; more runs at once would help"
     } else if fleet.runs * fleet.in_flight < s.workers {
         "there are more workers than units given out; more runs or --in-flight would help"
-    } else if s.repeated * 20 > s.units {
-        "workers die too often; shorter units would help"
+    } else if s.repeated > 0 {
+        "units of workers that died wait for the lease, at the end everything waits for the last of them; more runs would help"
     } else {
         "at the beginning and at the end too few units are ready, and networks are loaded; more work would help"
     };
