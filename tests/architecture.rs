@@ -51,7 +51,7 @@ fn crates_depend_on_each_other_as_drawn_and_not_otherwise() {
         ("vldm-optimize", BTreeSet::from(["vldm-graphs"])),
         ("vldm-runtime", BTreeSet::from(["vldm-graphs"])),
         ("vldm-cluster", BTreeSet::from(["vldm-graphs", "vldm-runtime"])),
-        ("vldm-server", BTreeSet::from(["vldm-graphs", "vldm-runtime"])),
+        ("vldm-server", BTreeSet::from(["vldm-graphs", "vldm-runtime", "vldm-cluster"])),
         (
             "vldm",
             BTreeSet::from([

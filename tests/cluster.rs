@@ -8,13 +8,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vldm_tests::bundle;
 use vldm_tests::program::{Ran, command, vldm};
 
 use self::nats::Nats;
+use crate::serve::http::Server;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_mins(4);
@@ -281,6 +282,39 @@ fn ran_all(place: &Place) -> u64 {
     let out = place.folder.path().join("again.mp4");
     let args = ["--json", "run", place.plan.to_str().unwrap(), "-o", out.to_str().unwrap(), "--threads", "1"];
     vldm(args).expect(0).json()["units"].as_u64().unwrap()
+}
+
+#[test]
+fn jobs_of_a_server_are_run_by_workers_and_wait_for_a_queue_that_is_away() {
+    let Some(mut place) = Place::new(3) else { return };
+    let server = Server::start(place.folder.path(), &place.plan, &["--queue", &place.nats.url()]);
+    let worker = place.worker("w");
+    let made = |server: &Server| {
+        let id = server.post("/v1/videos", &json!({})).expect(200).json()["id"].as_str().unwrap().to_owned();
+        let began = Instant::now();
+        loop {
+            let video = server.get(&format!("/v1/videos/{id}")).expect(200).json();
+            match video["status"].as_str().unwrap() {
+                "completed" => return server.get(&format!("/v1/videos/{id}/content")).expect(200).body,
+                "queued" | "in_progress" => assert!(began.elapsed() < PATIENCE, "{video}"),
+                _ => panic!("{video}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    assert!(made(&server) == place.expected);
+    place.nats.away(Duration::from_secs(2), || assert!(made(&server) == place.expected));
+    let units = worker.end().0["units"].as_u64().unwrap();
+    assert_eq!(units, 2 * units_of(&place), "no unit was run by the server");
+}
+
+/// Units of a run that workers run.
+fn units_of(place: &Place) -> u64 {
+    let out = place.folder.path().join("counted.mp4");
+    let args = ["--json", "run", place.plan.to_str().unwrap(), "-o", out.to_str().unwrap(), "--threads", "1"];
+    let report = vldm(args).expect(0).json();
+    let stages = report["stages"].as_array().unwrap().iter().filter(|stage| stage["kind"] != "video");
+    stages.map(|stage| stage["units"].as_u64().unwrap()).sum()
 }
 
 #[test]

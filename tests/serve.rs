@@ -1,7 +1,7 @@
 //! `vldm serve`, as its clients and its operators see it: the program, a real engine, a real disk, real sockets.
 
 mod deploy;
-mod http;
+pub mod http;
 mod openapi;
 mod sdk;
 mod tls;

@@ -56,6 +56,16 @@ impl Nats {
         *self = Self::on(self.folder.clone(), Some(self.port), python::nats_server().unwrap());
     }
 
+    /// Is away for a while, in which `meanwhile` begins.
+    pub fn away(&mut self, time: Duration, meanwhile: impl FnOnce() + Send) {
+        self.kill();
+        std::thread::scope(|scope| {
+            scope.spawn(meanwhile);
+            std::thread::sleep(time);
+            *self = Self::on(self.folder.clone(), Some(self.port), python::nats_server().unwrap());
+        });
+    }
+
     fn kill(&mut self) {
         // It may have ended.
         let _ended = self.child.kill().and_then(|()| self.child.wait());

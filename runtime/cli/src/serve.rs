@@ -14,6 +14,7 @@ use crate::folders;
 use crate::output::{Output, note};
 use crate::plan::PlanArgs;
 use crate::run_folder::program;
+use crate::worker::QueueArgs;
 
 /// Serve plans over HTTP: the Videos API, events, the Open Inference Protocol, metrics (docs/server.md).
 ///
@@ -51,6 +52,8 @@ pub struct Args {
     engine: EngineArgs,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    queue: QueueArgs,
 }
 
 #[derive(clap::Args)]
@@ -126,6 +129,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         webhooks,
         expiry: Duration::from_secs(args.limits.keep_hours.saturating_mul(3600)),
         limits: args.limits.limits(),
+        workers: args.queue.workers()?,
     };
     let o = engine.options;
     let (threads, lanes, kernels, library) = (o.threads, o.lanes, o.kernels, o.library);

@@ -33,6 +33,18 @@ pub struct QueueArgs {
 }
 
 impl QueueArgs {
+    /// Workers for the jobs of a server, when that is asked for.
+    ///
+    /// # Errors
+    /// When the queue cannot be used.
+    #[cfg(feature = "server")]
+    pub fn workers(&self) -> anyhow::Result<Option<vldm_server::Workers>> {
+        let Some(queue) = self.queue.clone() else { return Ok(None) };
+        // A server that can never run a job should not begin.
+        drop(Queue::connect(&queue)?);
+        Ok(Some(vldm_server::Workers { queue, in_flight: self.in_flight.get() }))
+    }
+
     /// Gives units of a run to workers, so many at once, when that is asked for.
     ///
     /// # Errors

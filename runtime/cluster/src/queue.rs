@@ -79,6 +79,11 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// Whether it may be otherwise a little later: the server is away, or does not answer.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Server { .. })
+    }
+
     pub(crate) fn server<E: Into<Cause>>(doing: &'static str) -> impl Fn(E) -> Self {
         move |source| Self::Server { doing, source: source.into() }
     }

@@ -27,6 +27,17 @@ pub struct Config {
     pub limits: Limits,
     /// How long a result is kept.
     pub expiry: Duration,
+    /// Who runs the units of jobs; this process when absent.
+    pub workers: Option<Workers>,
+}
+
+/// Workers that run the units of jobs.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// The queue at which they are met.
+    pub queue: String,
+    /// Units that are given out at once.
+    pub in_flight: usize,
 }
 
 /// What may be asked for. A request beyond them is refused before any work.

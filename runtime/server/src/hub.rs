@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 
 use crate::book::Book;
-use crate::config::Limits;
+use crate::config::{Limits, Workers};
 use crate::folders::{clear, sweep};
 use crate::job::{Failure, Job, State, now};
 use crate::live::{Live, Stop};
@@ -51,6 +51,8 @@ pub struct Hub {
     pub limits: Limits,
     /// Everything beside plan and bundle that numbers depend on.
     pub program: String,
+    /// Who runs the units of jobs; this process when absent.
+    pub workers: Option<Workers>,
     /// What an operator watches.
     pub metrics: Metrics,
     expiry: Duration,
@@ -98,6 +100,7 @@ impl Hub {
             engine,
             limits,
             program,
+            workers: config.workers.clone(),
             metrics: Metrics::default(),
             expiry,
             folder,

@@ -30,7 +30,7 @@ mod videos;
 mod webhooks;
 mod worker;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, Workers};
 pub use hub::HubError;
 pub use models::{Engine, Model, Models};
 pub use serve::{ServeError, run, serve};

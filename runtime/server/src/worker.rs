@@ -5,12 +5,14 @@ use std::io::{self, BufWriter};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use vldm_cluster::{Coordinator, Queue, QueueError, Run};
 use vldm_runtime::cascade::layout::Layout;
 use vldm_runtime::cascade::plan::{Plan, PlanFile, Start};
-use vldm_runtime::cascade::{self, CascadeError, Keeping, RunOptions, Screen, Wish};
+use vldm_runtime::cascade::{self, CascadeError, Elsewhere, Keeping, RunOptions, Screen, Wish};
 use vldm_runtime::journal::{Journal, Os};
 use vldm_runtime::video::{self, Out};
 
@@ -27,6 +29,9 @@ pub const VIDEO: &str = "video.mp4";
 /// Finished work.
 pub const RUN: &str = "run";
 
+/// Wait for a queue that is away.
+const QUEUE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Why a job cannot be run.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
@@ -38,6 +43,8 @@ enum RunError {
     Journal(#[from] vldm_runtime::journal::JournalError),
     #[error(transparent)]
     Video(#[from] video::VideoError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     #[error(transparent)]
     Cascade(#[from] CascadeError),
     #[error("{}: {source}", path.display())]
@@ -121,21 +128,44 @@ fn make(hub: &Hub, job: &Job, live: &Arc<Live>) -> Result<(), RunError> {
     let spec = layout.video(&plan);
     let sink = Box::new(Watched::new(video::create(&out, &spec)?, folder.clone(), spec.frames, live.clone()));
     let engine = &hub.engine;
+    let away = coordinator(hub, model, (&plan, &layout), live)?;
     let options = RunOptions {
         threads: engine.threads,
-        lanes: Some(engine.lanes),
+        lanes: Some(away.as_ref().map_or(engine.lanes, |(_, in_flight)| *in_flight)),
         kernels: engine.kernels,
         library: engine.library.clone(),
         settings: engine.settings.clone(),
         fallback: engine.fallback,
         cancel: &live.cancel,
         keeping: Some(Keeping { journal: &journal, program: &hub.program, checkpoint: None, pixels: false }),
-        elsewhere: None,
+        elsewhere: away.as_ref().map(|(coordinator, _)| coordinator as &dyn Elsewhere),
         wish: Wish::default(),
     };
     let screen = Screen { sink, format: video::format(&file)?.name() };
     cascade::run(&plan, (&model.bundle, &model.manifest), engine.backend, &options, live.as_ref(), screen)?;
     Ok(())
+}
+
+/// Gives the units of a job to workers, so many at once, where that is how the server is set up. A queue that is away is waited
+/// for, as long as the job is wanted.
+fn coordinator(
+    hub: &Hub,
+    model: &Model,
+    (plan, layout): (&Plan, &Layout),
+    live: &Live,
+) -> Result<Option<(Coordinator, usize)>, RunError> {
+    let Some(workers) = &hub.workers else { return Ok(None) };
+    let run = Run { program: &hub.program, bundle: &model.bundle, plan, layout };
+    loop {
+        let begun = Queue::connect(&workers.queue).and_then(|queue| Coordinator::new(queue, &run));
+        match begun {
+            Ok(coordinator) => return Ok(Some((coordinator, workers.in_flight))),
+            Err(error) if !error.may_pass() => return Err(error.into()),
+            Err(_) if live.cancel.load(Ordering::Acquire) => return Err(CascadeError::Cancelled.into()),
+            Err(error) => tracing::warn!(target: "vldm::server", %error, "the queue is away; the job waits for it"),
+        }
+        std::thread::sleep(QUEUE_PAUSE);
+    }
 }
 
 /// A run folder that begins with what another one holds: a video that is continued repeats nothing. Results never
