@@ -167,9 +167,13 @@ impl Worker {
         self.begun.len()
     }
 
-    /// Asks it to end: what it did, and the units that it began.
-    fn end(mut self) -> (Value, usize) {
-        self.signal("INT");
+    /// Asks it to end by Ctrl-C: what it did, and the units that it began.
+    fn end(self) -> (Value, usize) {
+        self.end_by("INT")
+    }
+
+    fn end_by(mut self, signal: &str) -> (Value, usize) {
+        self.signal(signal);
         let mut text = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         (serde_json::from_str(&text).unwrap(), self.begun())
@@ -263,6 +267,8 @@ fn a_run_outlives_its_queue_and_goes_on_without_it() {
     place.is_made();
     worker.end();
     fs::remove_file(place.out()).unwrap();
+    let empty = json!({ "name": "OBJ_vldm-dead", "subjects": ["$O.vldm-dead.C.>", "$O.vldm-dead.M.>"] }).to_string();
+    assert!(place.nats.ask("$JS.API.STREAM.CREATE.OBJ_vldm-dead", &empty)["error"].is_null());
     let (mut worker, run) = (place.worker("v"), place.run());
     worker.hears("predict, chunk 1");
     let id = run.0.id().to_string();
@@ -272,8 +278,13 @@ fn a_run_outlives_its_queue_and_goes_on_without_it() {
     let rest = vldm(place.arguments()).expect(0).json();
     assert!(rest["units"].as_u64().unwrap() < ran_all(&place), "{rest}");
     place.is_made();
-    assert_eq!(place.nats.ask("$JS.API.STREAM.INFO.vldm-units")["state"]["messages"], 0, "nothing is left of the run");
-    assert_eq!(place.nats.ask("$JS.API.STREAM.NAMES")["total"], 3);
+    assert_eq!(
+        place.nats.ask("$JS.API.STREAM.INFO.vldm-units", "")["state"]["messages"],
+        0,
+        "nothing is left of the run"
+    );
+    let streams = place.nats.ask("$JS.API.STREAM.NAMES", "");
+    assert_eq!(streams["total"], 3, "nor of runs of which all has expired: {streams}");
     worker.end();
 }
 
@@ -304,8 +315,31 @@ fn jobs_of_a_server_are_run_by_workers_and_wait_for_a_queue_that_is_away() {
     };
     assert!(made(&server) == place.expected);
     place.nats.away(Duration::from_secs(2), || assert!(made(&server) == place.expected));
-    let units = worker.end().0["units"].as_u64().unwrap();
+    let units = worker.end_by("TERM").0["units"].as_u64().unwrap();
     assert_eq!(units, 2 * units_of(&place), "no unit was run by the server");
+}
+
+#[test]
+fn a_cluster_that_is_not_there_does_all_the_work_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path(), 4);
+    let simulated = |more: &[&str]| {
+        let args =
+            ["--json", "plan", "simulate", plan.to_str().unwrap(), "--threads", "1", "--workers", "6", "--runs", "3"];
+        vldm([&args[..], more].concat()).expect(0).json()
+    };
+    let whole = simulated(&[]);
+    let sizes = whole["sizes"].as_array().unwrap();
+    let workers: Vec<u64> = sizes.iter().map(|size| size["workers"].as_u64().unwrap()).collect();
+    assert_eq!(workers, [1, 4, 6]);
+    let (one, six) = (&sizes[0], &sizes[2]);
+    // Three runs of key frames, two chunks, seven gaps, four windows decoded and four enlarged.
+    assert_eq!((&one["units"], &six["units"], &six["repeated"]), (&json!(54), &json!(54), &json!(0)));
+    let number = |value: &Value| value.as_f64().unwrap();
+    assert!(number(&one["seconds"]) >= number(&one["work"]) && number(&six["seconds"]) >= number(&six["chain"]));
+    assert!(number(&six["seconds"]) < number(&one["seconds"]) && number(&one["utilisation"]) <= 1.0, "{whole}");
+    let narrow = simulated(&["--server-link", "0.0001"]);
+    assert!(narrow["limit"].as_str().unwrap().contains("the link of a server is full"), "{narrow}");
 }
 
 /// Units of a run that workers run.

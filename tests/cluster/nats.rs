@@ -77,8 +77,8 @@ impl Nats {
     }
 
     /// Asks JetStream.
-    pub fn ask(&self, subject: &str) -> Value {
-        self.talk(subject, Some("_INBOX.test"), b"").unwrap()
+    pub fn ask(&self, subject: &str, payload: &str) -> Value {
+        self.talk(subject, Some("_INBOX.test"), payload.as_bytes()).unwrap()
     }
 
     fn talk(&self, subject: &str, reply: Option<&str>, payload: &[u8]) -> Option<Value> {
@@ -112,7 +112,7 @@ impl Nats {
     pub fn consumer(&self, stream: &str, prefix: &str) -> String {
         let began = Instant::now();
         loop {
-            let names = self.ask(&format!("$JS.API.CONSUMER.NAMES.{stream}"));
+            let names = self.ask(&format!("$JS.API.CONSUMER.NAMES.{stream}"), "");
             let names: Vec<&str> =
                 names["consumers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             if let Some(name) = names.iter().find_map(|name| name.strip_prefix(prefix)) {

@@ -66,7 +66,7 @@ impl QueueArgs {
 /// Run units that `vldm run --queue` gives out.
 ///
 /// A worker takes units whose bundle it has and that were given out by the same program, engine and kind of processor: so the
-/// video has the same bytes wherever they are run. Ctrl-C hands back the unit that it is at; one that dies loses it to another
+/// video has the same bytes wherever they are run. Ctrl-C and SIGTERM hand back the unit that it is at; one that dies loses it to another
 /// after ten seconds.
 #[derive(clap::Args)]
 pub struct Args {

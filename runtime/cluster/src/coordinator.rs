@@ -120,11 +120,15 @@ impl Coordinator {
         let name = queue.server.new_name();
         let (server, digest) = (queue.server.clone(), Digest::of(&about));
         let begin = async {
+            // Before there is a bucket: one of a run that is not under way may be swept.
+            server.announce(&name).await?;
             let bucket = server.make_bucket(&name).await?;
+            if let Err(error) = server.sweep().await {
+                tracing::debug!(target: "vldm::cluster", %error, "cannot look for what earlier runs have left");
+            }
             for bytes in files.values().chain([&about]) {
                 store(&bucket, &Digest::of(bytes), bytes).await?;
             }
-            server.announce(&name).await?;
             Ok::<_, Cause>(bucket)
         };
         let bucket = queue.threads.block_on(begin).map_err(QueueError::server("begin a run"))?;

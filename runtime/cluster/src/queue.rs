@@ -10,6 +10,7 @@ use async_nats::jetstream::{self, Context, kv, object_store, stream};
 use async_nats::{ConnectOptions, ServerAddr};
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Runtime;
+use tokio_stream::StreamExt;
 use vldm_runtime::error::Cause;
 use vldm_runtime::journal::Digest;
 
@@ -19,6 +20,8 @@ use crate::LEASE;
 const UNITS: &str = "vldm-units";
 /// What became of them, on `vldm.answers.RUN`.
 const ANSWERS: &str = "vldm-answers";
+/// What the names of buckets of runs begin with.
+const BUCKET: &str = "vldm-";
 /// Runs that are under way.
 const RUNS: &str = "vldm-runs";
 /// How long messages and artefacts that nobody wants are kept.
@@ -163,6 +166,7 @@ impl Server {
             ack_policy: AckPolicy::Explicit,
             ack_wait: LEASE,
             max_ack_pending: HELD,
+            inactive_threshold: EXPIRY,
             ..pull::Config::default()
         };
         Ok(self.units.create_consumer(config).await?)
@@ -218,6 +222,21 @@ impl Server {
         Ok(self.context.get_object_store(bucket(run)).await?)
     }
 
+    /// Removes buckets of runs that are over and of which everything has expired.
+    pub async fn sweep(&self) -> Result<(), Cause> {
+        let mut streams = self.context.streams();
+        while let Some(stream) = streams.next().await {
+            let stream = stream?;
+            let run = stream.config.name.strip_prefix("OBJ_").and_then(|bucket| bucket.strip_prefix(BUCKET));
+            if let Some(run) = run.filter(|_| stream.state.messages == 0)
+                && !self.is_under_way(run).await?
+            {
+                self.context.delete_object_store(bucket(run)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what there is of a run. Everything is tried; what stays expires.
     pub async fn forget(&self, run: &str) -> Result<(), Cause> {
         let entry = self.runs.purge(run).await;
@@ -235,7 +254,7 @@ impl Server {
 }
 
 fn bucket(run: &str) -> String {
-    format!("vldm-{run}")
+    format!("{BUCKET}{run}")
 }
 
 /// An address without its password.
