@@ -14,6 +14,7 @@ mod interrupt;
 mod log;
 mod machine;
 mod measure;
+mod memory;
 mod onnxruntime;
 mod optimize;
 mod output;
@@ -86,6 +87,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::keep();
     let cli = Cli::parse();
     let out = Output { json: cli.json };
     match cli.command {
