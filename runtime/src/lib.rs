@@ -21,6 +21,8 @@ pub mod tensor;
 pub mod text;
 pub mod video;
 
-pub use backend::{Axis, BACKENDS, Backend, Kind, LoadOptions, Port, Probe, Session, Setting, Settings, backend};
+pub use backend::{
+    Axis, BACKENDS, Backend, Kind, LoadOptions, Port, Probe, Profile, Session, Setting, Settings, backend,
+};
 pub use error::BackendError;
 pub use tensor::{DType, Tensor};

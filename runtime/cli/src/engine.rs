@@ -72,7 +72,7 @@ impl EngineArgs {
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
         let (lanes, kernels, fallback) = (backend.lanes(threads), !self.no_kernels, self.fallback);
-        let options = LoadOptions { threads, lanes, kernels, library, settings, fallback, crew: None };
+        let options = LoadOptions { threads, lanes, kernels, library, settings, fallback, profile: None, crew: None };
         Ok(Engine { backend, options })
     }
 }

@@ -191,7 +191,7 @@ fn inference(hub: &Hub, ready: &Ready) -> Router {
     let bundle =
         |m: &Model| kserve::Bundle { name: m.name.clone(), dir: m.bundle.clone(), manifest: m.manifest.clone() };
     let Engine { backend, threads, lanes, kernels, library, settings, fallback } = hub.engine.clone();
-    let options = LoadOptions { threads, lanes, kernels, library, settings, fallback, crew: None };
+    let options = LoadOptions { threads, lanes, kernels, library, settings, fallback, profile: None, crew: None };
     let ready = ready.clone();
     kserve::router(
         hub.models.iter().map(bundle).collect(),

@@ -8,6 +8,7 @@ mod native;
 #[cfg(feature = "ort")]
 mod ort;
 mod port;
+mod profile;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tract;
 use std::path::{Path, PathBuf};
 
 pub use port::{Axis, Port, arrange};
+pub use profile::Profile;
 pub use settings::{Kind, Setting, SettingError, Settings};
 
 use crate::crew::Crew;
@@ -52,6 +54,11 @@ pub trait Backend: Sync {
     /// What can be set about it.
     fn settings(&self) -> &'static [Setting] {
         &[]
+    }
+
+    /// Does it build networks, set like this, for a range of sizes that [`LoadOptions::profile`] tells it?
+    fn is_built_for_sizes(&self, _settings: &Settings) -> bool {
+        false
     }
 
     /// Is it there, and which version? `library` names the shared library of an engine
@@ -101,6 +108,8 @@ pub struct LoadOptions {
     pub settings: Settings,
     /// What the engine's device does not take may be computed on the processor; it is an error otherwise.
     pub fallback: bool,
+    /// Sizes that the session will be asked with, where they are known.
+    pub profile: Option<Profile>,
     /// Processors that several sessions and their callers share, for an engine without threads of its own; none: this
     /// session has `threads` to itself.
     pub crew: Option<Crew>,
@@ -115,6 +124,7 @@ impl Default for LoadOptions {
             library: None,
             settings: Settings::default(),
             fallback: false,
+            profile: None,
             crew: None,
         }
     }

@@ -111,6 +111,16 @@ impl Settings {
         self.0.get(name).map(String::as_str)
     }
 
+    /// The same, where what is not set among `names` has these values.
+    #[cfg(feature = "ort")]
+    pub(super) fn or<const N: usize>(&self, names: [&'static str; N], values: [String; N]) -> Self {
+        let mut all = self.0.clone();
+        for (name, value) in names.into_iter().zip(values) {
+            all.entry(name).or_insert(value);
+        }
+        Self(all)
+    }
+
     /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

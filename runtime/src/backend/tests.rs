@@ -12,6 +12,8 @@ use vldm_graphs::temporal::{TemporalAttentionConfig, temporal_attention, tempora
 use vldm_graphs::weights::{Location, WeightError, WeightSource, WeightType};
 
 use super::{LoadOptions, Session, backend};
+#[cfg(feature = "ort")]
+use super::{Profile, Settings};
 use crate::error::BackendError;
 use crate::tensor::Tensor;
 
@@ -198,4 +200,55 @@ fn onnx_runtime_without_a_library_is_refused_with_the_remedy() {
     let library = Some(PathBuf::from("/nowhere/libonnxruntime.so"));
     let e = ort.load(Path::new("net.onnx"), &LoadOptions { library, ..LoadOptions::default() });
     assert!(e.err().expect("no such library").to_string().contains("`vldm setup ort`"));
+}
+
+/// The strings that providers get from the sizes of a plan. Format: onnxruntime `TensorRT-ExecutionProvider.md`, "Shape
+/// Range for the Input Names", the same for TensorRT-RTX.
+#[cfg(feature = "ort")]
+#[test]
+fn engines_of_nvidia_are_built_for_the_sizes_of_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let graph = super::checked::check(&write_model(dir.path())).unwrap();
+    let mut profile = Profile::default();
+    for (name, sizes) in [("batch", [1, 1]), ("frames", [3, 12]), ("height", [8, 8]), ("width", [16, 16])] {
+        for size in sizes {
+            profile.add(name, size);
+        }
+    }
+    for (engine, prefix) in [("tensorrt", "trt"), ("tensorrt-rtx", "nv")] {
+        let backend = backend(engine).unwrap();
+        let set = |given: &[(&str, &str)]| {
+            let given: Vec<_> = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Settings::parse(engine, backend.settings(), &given).unwrap()
+        };
+        let given = |settings: Settings, profile: &Profile| {
+            let options = LoadOptions { settings, profile: Some(profile.clone()), ..LoadOptions::default() };
+            super::ort::options(engine, &graph, &options)
+        };
+        let shape = |kind: &str, frames: usize| {
+            (format!("{prefix}_profile_{kind}_shapes"), format!("sample:1x{frames}x{CHANNELS}x8x16"))
+        };
+        let expected = vec![shape("min", 3), shape("opt", 12), shape("max", 12)];
+        assert_eq!(given(Settings::default(), &profile), expected);
+        // What a user says stays as it is, and nothing is added to it.
+        let own = given(set(&[("max-shapes", "sample:1x9x8x8x8")]), &profile);
+        assert_eq!(own, [(format!("{prefix}_profile_max_shapes"), "sample:1x9x8x8x8".to_owned())]);
+        // Sizes that nobody knows are left to the engine.
+        assert_eq!(given(Settings::default(), &Profile::default()), []);
+    }
+    for engine in ["ort", "cuda", "openvino"] {
+        assert!(!backend(engine).unwrap().is_built_for_sizes(&Settings::default()), "{engine}");
+    }
+}
+
+/// A network whose sizes are all numbers needs no ranges.
+#[cfg(feature = "ort")]
+#[test]
+fn fixed_sizes_give_no_shapes() {
+    let waves = Waves::new();
+    let builder = GraphBuilder::new("net", &waves);
+    let x = builder.input("x", GraphType::F32, [2, 3].map(Dim::fixed)).id();
+    let graph = builder.finish(&[("y", x)]).unwrap();
+    let options = LoadOptions { profile: Some(Profile::default()), ..LoadOptions::default() };
+    assert_eq!(super::ort::options("tensorrt", &graph, &options), []);
 }

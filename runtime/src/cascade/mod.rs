@@ -112,12 +112,14 @@ pub fn run(
     let crew = Crew::new(lanes.max(backend.lanes(threads)));
     let (kernels, library) = (options.kernels, options.library.clone());
     let (settings, fallback) = (options.settings.clone(), options.fallback);
-    let load = LoadOptions { threads, lanes, kernels, library, settings, fallback, crew: Some(crew.clone()) };
+    let load =
+        LoadOptions { threads, lanes, kernels, library, settings, fallback, profile: None, crew: Some(crew.clone()) };
     let film = Film { format: screen.format, spec: layout.video(plan) };
     let keeper = keeper(plan, bundle, &layout, options, film)?;
     let all = Agenda::all(&layout);
     let agenda = keeper.as_ref().map_or(&all, Keeper::agenda);
     let sessions = Sessions::new(dir, bundle, backend, load);
+    sessions.expect(&layout.sizes());
     let away = options.elsewhere.zip(keeper.as_ref());
     let here = if away.is_some() { Here::Files } else { Here::All };
     let stages = Stages::new(plan, bundle, &layout, &sessions, screen.sink, keeper.as_ref(), here)?;

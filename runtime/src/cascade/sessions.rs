@@ -8,7 +8,7 @@ use ndarray::ArrayD;
 use vldm_graphs::bundle::Manifest;
 
 use super::error::{CascadeError, Place};
-use crate::backend::{Backend, LoadOptions, Session};
+use crate::backend::{Backend, LoadOptions, Profile, Session};
 use crate::pieces;
 use crate::tensor::Tensor;
 
@@ -16,7 +16,14 @@ use crate::tensor::Tensor;
 /// short one keeps them as well, so that both take the same memory.
 const START: &[&str] = &["conditions", "text_encoder", "temporal_text_encoder", "image_encoder", "image", "encoder"];
 
-type Loaded = Mutex<Option<Arc<dyn Session>>>;
+/// A network and the sizes that it is asked with.
+#[derive(Default)]
+struct Slot {
+    /// Those that the plan asks with, and all that were asked so far.
+    sizes: Profile,
+    /// The network, and the sizes that it was loaded for.
+    loaded: Option<(Profile, Arc<dyn Session>)>,
+}
 
 /// What a network answers to those of `inputs` that it has.
 fn answers(
@@ -46,7 +53,7 @@ pub(super) struct Sessions<'a> {
     bundle: &'a Manifest,
     backend: &'a dyn Backend,
     options: LoadOptions,
-    parts: BTreeMap<String, Loaded>,
+    parts: BTreeMap<String, Mutex<Slot>>,
     /// Whether networks of the start stay too.
     keep: bool,
 }
@@ -54,13 +61,22 @@ pub(super) struct Sessions<'a> {
 impl<'a> Sessions<'a> {
     /// The networks of a bundle; none is loaded yet.
     pub(super) fn new(dir: &'a Path, bundle: &'a Manifest, backend: &'a dyn Backend, options: LoadOptions) -> Self {
-        let parts = bundle.parts.keys().map(|name| (name.clone(), Mutex::new(None))).collect();
+        let parts = bundle.parts.keys().map(|name| (name.clone(), Mutex::default())).collect();
         Self { dir, bundle, backend, options, parts, keep: false }
     }
 
     /// The same, where no network is ever dropped: other runs come that call it.
     pub(super) fn kept(self) -> Self {
         Self { keep: true, ..self }
+    }
+
+    /// Sizes of parts that a plan will ask with, beside those of its first calls.
+    pub(super) fn expect(&self, sizes: &[(&str, Profile)]) {
+        for (name, sizes) in sizes {
+            if let Some(slot) = self.parts.get(*name) {
+                slot.lock().unwrap_or_else(PoisonError::into_inner).sizes.widen(sizes);
+            }
+        }
     }
 
     /// The bundle's folder.
@@ -85,7 +101,7 @@ impl<'a> Sessions<'a> {
         inputs: &[(&str, &Tensor)],
         expected: Option<&[usize]>,
     ) -> Result<ArrayD<f32>, CascadeError> {
-        let session = self.get(place, name)?;
+        let session = self.get(place, name, inputs)?;
         let output = answers(session.as_ref(), place, name, inputs)?.into_iter().next();
         let found = output.as_ref().map_or("nothing".to_owned(), Tensor::describe);
         let output = output.and_then(Tensor::into_f32).filter(|a| expected.is_none_or(|e| e == a.shape()));
@@ -107,7 +123,7 @@ impl<'a> Sessions<'a> {
         inputs: &[(&str, &Tensor)],
         (output, least): (&str, usize),
     ) -> Result<ArrayD<f32>, CascadeError> {
-        let session = self.get(place, name)?;
+        let session = self.get(place, name, inputs)?;
         let at = session.outputs().iter().position(|port| port.name == output);
         let answer = answers(session.as_ref(), place, name, inputs)?.into_iter().nth(at.unwrap_or(usize::MAX));
         let found = answer.as_ref().map_or("nothing".to_owned(), Tensor::describe);
@@ -117,24 +133,32 @@ impl<'a> Sessions<'a> {
         finite(answer.ok_or_else(wrong)?, place, name)
     }
 
-    fn get(&self, place: Place, name: &str) -> Result<Arc<dyn Session>, CascadeError> {
+    /// The network of that name, for inputs of these sizes.
+    fn get(&self, place: Place, name: &str, inputs: &[(&str, &Tensor)]) -> Result<Arc<dyn Session>, CascadeError> {
         let known = (self.parts.get(name), self.bundle.parts.get(name));
-        let (Some(loaded), Some(part)) = known else {
-            unreachable!("a plan is laid out for parts that the bundle has")
-        };
-        let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = &*loaded {
-            return Ok(Arc::clone(session));
+        let (Some(slot), Some(part)) = known else { unreachable!("a plan is laid out for parts that the bundle has") };
+        let sized = self.backend.is_built_for_sizes(&self.options.settings);
+        let asked = if sized { Profile::of(&part.inputs, inputs) } else { Profile::default() };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match &slot.loaded {
+            Some((sizes, session)) if sizes.contains(&asked) => return Ok(Arc::clone(session)),
+            Some((sizes, _)) => tracing::info!("{name}: loaded for {sizes}, asked with {asked}: it is loaded again"),
+            None => {}
         }
+        slot.loaded = None;
+        slot.sizes.widen(&asked);
+        let profile = sized.then(|| slot.sizes.clone());
+        let options = LoadOptions { profile, ..self.options.clone() };
         let fail = |e| CascadeError::Part { place, part: name.to_owned(), source: Box::new(e) };
-        let session = pieces::load(self.backend, self.dir, part, &self.options).map_err(fail)?;
-        Ok(Arc::clone(loaded.insert(session.into())))
+        let session: Arc<dyn Session> = pieces::load(self.backend, self.dir, part, &options).map_err(fail)?.into();
+        slot.loaded = Some((options.profile.unwrap_or_default(), Arc::clone(&session)));
+        Ok(session)
     }
 
     /// A unit that calls the part is done: networks of the start are dropped.
     pub(super) fn release(&self, name: &str) {
         if let Some(part) = self.parts.get(name).filter(|_| START.contains(&name) && !self.keep) {
-            *part.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            part.lock().unwrap_or_else(PoisonError::into_inner).loaded = None;
         }
     }
 }

@@ -47,6 +47,7 @@ impl<'a> Networks<'a> {
     /// [`CascadeError`] when the plan does not fit the bundle, or labels, prompts or the picture cannot be encoded.
     pub fn on_site<T>(&self, plan: &Plan, work: impl FnOnce(&Site<'_>) -> T) -> Result<T, CascadeError> {
         let layout = Layout::new(plan, self.bundle)?;
+        self.sessions.expect(&layout.sizes());
         let stages = Stages::new(plan, self.bundle, &layout, &self.sessions, Box::new(Nowhere), None, Here::Networks)?;
         Ok(work(&Site { layout: &layout, stages, crew: &self.crew }))
     }

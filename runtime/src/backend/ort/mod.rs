@@ -16,8 +16,9 @@ use ort::operator::OperatorDomain;
 use ort::session::builder::SessionBuilder as Builder;
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{Outlet, Tensor as OrtTensor, TensorElementType, ValueType};
+use vldm_graphs::ir::Graph;
 
-use self::providers::{Missing, On, PROVIDERS, Provider, missing};
+use self::providers::{Missing, On, PROVIDERS, Provider, SHAPES, missing};
 use super::checked::check;
 use super::port::{Axis, Port, arrange};
 use super::{Backend, LoadOptions, Probe, Session, Setting, Settings};
@@ -84,6 +85,23 @@ impl Ort {
         builder.commit_from_file(path)
     }
 
+    /// The settings, with the sizes that the network will be asked with where nothing is set about them.
+    fn for_sizes(&self, graph: &Graph, path: &Path, o: &LoadOptions) -> Settings {
+        let profile = o.profile.as_ref().filter(|_| self.is_built_for_sizes(&o.settings));
+        match profile.map(|profile| profile.shapes(graph)) {
+            Some(Ok(Some(shapes))) => {
+                tracing::debug!(path = %path.display(), min = shapes[0], max = shapes[2], "an engine for these sizes");
+                o.settings.or(SHAPES, shapes)
+            }
+            Some(Err(input)) => {
+                let path = path.display();
+                tracing::info!("{path}: the sizes of `{input}` are not known; engines are built for what is asked");
+                o.settings.clone()
+            }
+            Some(Ok(None)) | None => o.settings.clone(),
+        }
+    }
+
     /// Refuses a session that computes elsewhere what was asked of this provider.
     fn check_placement(&self, session: &OrtSession, path: &Path, fallback: bool) -> Result<(), BackendError> {
         let load = |source: ort::Error| BackendError::Load {
@@ -119,6 +137,11 @@ impl Backend for Ort {
         self.0.settings()
     }
 
+    fn is_built_for_sizes(&self, settings: &Settings) -> bool {
+        let known = |name: &&str| self.settings().iter().any(|s| s.name == *name);
+        SHAPES.iter().all(known) && SHAPES.iter().all(|name| settings.get(name).is_none())
+    }
+
     fn probe(&self, library: Option<&Path>) -> Probe {
         let Some(library) = library else {
             return Probe { version: None, detail: self.no_library().to_string() };
@@ -135,8 +158,10 @@ impl Backend for Ort {
 
     fn load(&self, path: &Path, o: &LoadOptions) -> Result<Box<dyn Session>, BackendError> {
         let library = o.library.as_deref().ok_or_else(|| self.no_library())?;
-        let builder = self.provider(library, &o.settings, o.threads.max(1))?;
-        check(path)?;
+        library::environment(library)?;
+        let graph = check(path)?;
+        let settings = self.for_sizes(&graph, path, o);
+        let builder = self.provider(library, &settings, o.threads.max(1))?;
         let session = self.commit(builder, path, o).map_err(|source| BackendError::Load {
             engine: self.name(),
             path: path.to_owned(),
@@ -233,4 +258,13 @@ fn port(outlet: &Outlet) -> Result<Port, String> {
         Err(_) => Axis::Named(symbol.clone()),
     };
     Ok(Port { name, dtype, shape: shape.iter().zip(dimension_symbols.iter()).map(axis).collect() })
+}
+
+/// What the provider of an engine is configured with for a network, under ONNX Runtime's names.
+#[cfg(test)]
+pub fn options(engine: &str, graph: &Graph, o: &LoadOptions) -> Vec<(String, String)> {
+    let ort = ENGINES.iter().find(|e| e.name() == engine).expect("an engine of this build");
+    let settings = ort.for_sizes(graph, Path::new("net.onnx"), o);
+    let options = providers::native(ort.settings(), &settings);
+    options.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }

@@ -7,6 +7,7 @@ mod build;
 mod keyframes;
 mod needs;
 mod seams;
+mod sizes;
 mod source;
 mod upsample;
 mod windows;

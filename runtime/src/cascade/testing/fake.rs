@@ -1,14 +1,14 @@
 //! Networks that are arithmetic: an engine for tests of the cascade.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ndarray::{ArrayD, Axis as NdAxis, IxDyn};
 
 use vldm_graphs::bundle::Manifest;
 
-use crate::backend::{Axis, Backend, LoadOptions, Port, Probe, Session};
+use crate::backend::{Axis, Backend, LoadOptions, Port, Probe, Session, Settings};
 use crate::error::BackendError;
 use crate::tensor::{DType, Tensor};
 
@@ -25,6 +25,10 @@ pub(crate) struct Seen {
     pub(crate) fail: Option<(&'static str, usize)>,
     /// Part and call of it, counted from 1, that answers with a number that is none.
     pub(crate) nan: Option<(&'static str, usize)>,
+    /// Networks are built for ranges of sizes.
+    pub(crate) sized: bool,
+    /// Parts that were loaded, with the sizes they were built for.
+    pub(crate) built: Mutex<Vec<String>>,
 }
 
 pub(crate) struct FakeBackend {
@@ -41,10 +45,17 @@ impl Backend for FakeBackend {
         Probe { version: Some("0".to_owned()), detail: String::new() }
     }
 
-    fn load(&self, model: &Path, _: &LoadOptions) -> Result<Box<dyn Session>, BackendError> {
+    fn is_built_for_sizes(&self, _: &Settings) -> bool {
+        self.seen.sized
+    }
+
+    fn load(&self, model: &Path, o: &LoadOptions) -> Result<Box<dyn Session>, BackendError> {
         self.seen.live.fetch_add(1, Ordering::Relaxed);
         self.seen.loads.fetch_add(1, Ordering::Relaxed);
         let part = model.file_stem().unwrap().to_str().unwrap().to_owned();
+        if let Some(profile) = &o.profile {
+            self.seen.built.lock().unwrap().push(format!("{part} {profile}"));
+        }
         let inputs = self.bundle.parts[&part].inputs.iter().map(|p| port(&p.name)).collect();
         Ok(Box::new(FakeSession { part, inputs, calls: AtomicUsize::new(0), seen: Arc::clone(&self.seen) }))
     }

@@ -12,7 +12,7 @@ use super::super::testing::plan;
 use super::*;
 
 /// A folder with what the stages read beside networks: a vocabulary and a picture.
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/clip");
     std::fs::create_dir(dir.path().join("files")).unwrap();
@@ -35,7 +35,17 @@ fn made(
     dir: &Path,
     lanes: usize,
 ) -> Result<(Report, Vec<RgbImage>), CascadeError> {
-    let (sink, seen) = (Collect::default(), Arc::<Seen>::default());
+    made_on(document, bundle, dir, lanes, &Arc::default())
+}
+
+pub(super) fn made_on(
+    document: &Value,
+    bundle: &Manifest,
+    dir: &Path,
+    lanes: usize,
+    seen: &Arc<Seen>,
+) -> Result<(Report, Vec<RgbImage>), CascadeError> {
+    let sink = Collect::default();
     let mut plan = plan(document);
     plan.base = dir.to_path_buf();
     let cancel = AtomicBool::new(false);
@@ -51,7 +61,7 @@ fn made(
         elsewhere: None,
         wish: Wish::default(),
     };
-    let backend = FakeBackend { seen: Arc::clone(&seen), bundle: bundle.clone() };
+    let backend = FakeBackend { seen: Arc::clone(seen), bundle: bundle.clone() };
     let screen = Screen { sink: Box::new(sink.clone()), format: "memory" };
     let report = run(&plan, (dir, bundle), &backend, &options, &Silent, screen)?;
     assert_eq!(seen.live.load(Ordering::Relaxed), 0, "networks are dropped");

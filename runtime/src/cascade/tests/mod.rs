@@ -3,6 +3,7 @@
 mod durable;
 mod families;
 mod reference;
+mod sizes;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -56,13 +56,20 @@ pub struct On<'a> {
     pub threads: usize,
 }
 
+/// The settings of a provider that are for the smallest, best and largest sizes of inputs.
+pub const SHAPES: [&str; 3] = ["min-shapes", "opt-shapes", "max-shapes"];
+
+/// All settings under their native names.
+pub fn native<'s>(known: &'s [Setting], settings: &'s Settings) -> impl Iterator<Item = (&'static str, &'s str)> {
+    known.iter().filter_map(|s| Some((s.native, settings.get(s.name)?)))
+}
+
 /// `provider` with all settings, under their native names.
 fn configured<P>(provider: P, known: &[Setting], settings: &Settings) -> P
 where
     P: ArbitrarilyConfigurableExecutionProvider,
 {
-    let given = known.iter().filter_map(|s| Some((s.native, settings.get(s.name)?)));
-    given.fold(provider, |p, (key, value)| p.with_arbitrary_config(key, value))
+    native(known, settings).fold(provider, |p, (key, value)| p.with_arbitrary_config(key, value))
 }
 
 /// `builder` with one provider; it is an error when that cannot be had.

@@ -2,7 +2,7 @@
 
 use ort::session::builder::SessionBuilder;
 
-use super::{On, Provider};
+use super::{On, Provider, native};
 use crate::backend::{Kind, Setting};
 
 /// ONNX Runtime on TensorRT-RTX.
@@ -82,11 +82,8 @@ impl Provider for TensorRtRtx {
         if devices.is_empty() {
             return Err(ort::Error::new(format!("{NAME} finds no device that it can use")));
         }
-        let native = |(name, value): (&str, &str)| {
-            let setting = SETTINGS.iter().find(|s| s.name == name);
-            setting.map(|s| (format!("{NAME}.{}", s.native), value.to_owned()))
-        };
-        let options: Vec<(String, String)> = on.settings.iter().filter_map(native).collect();
+        let options = native(SETTINGS, on.settings);
+        let options: Vec<_> = options.map(|(key, value)| (format!("{NAME}.{key}"), value.to_owned())).collect();
         Ok(builder.with_devices(devices, Some(&options))?)
     }
 }
