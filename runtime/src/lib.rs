@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod cascade;
 pub mod crew;
+pub mod engines;
 pub mod enlarge;
 pub mod error;
 pub mod image;

@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use vldm_runtime::engines::Engines;
+use vldm_runtime::journal::Os;
 use vldm_runtime::{BACKENDS, Backend, Setting, backend};
 
 use crate::output::{Output, bytes, table};
@@ -63,6 +66,15 @@ struct Report {
     memory_available: Option<u64>,
     engines: Vec<Engine>,
     cache: Option<PathBuf>,
+    built_engines: Option<Built>,
+}
+
+/// Engines that were built for a device and are kept.
+#[derive(Serialize)]
+struct Built {
+    folder: PathBuf,
+    engines: usize,
+    bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,6 +95,9 @@ impl fmt::Display for Report {
         }
         if let Some(cache) = &self.cache {
             writeln!(f, "cache      {}", cache.display())?;
+        }
+        if let Some(Built { folder, engines, bytes: size }) = &self.built_engines {
+            writeln!(f, "built      {engines} engines, {} in {}", bytes(*size), folder.display())?;
         }
         for engine in &self.engines {
             let (mark, version) = engine.version.as_ref().map_or(("missing", ""), |v| ("ready", v.as_str()));
@@ -122,7 +137,18 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         memory_available: machine::memory_available(),
         engines,
         cache: folders::cache().ok(),
+        built_engines: Built::find(),
     })
+}
+
+impl Built {
+    /// What is in the user's cache folder, when there is anything.
+    fn find() -> Option<Self> {
+        let folder = folders::cache().ok()?.join(folders::ENGINES);
+        let kept = Engines::new(folder.clone(), u64::MAX, Arc::new(Os)).kept();
+        let built = Self { folder, engines: kept.len(), bytes: kept.iter().map(|kept| kept.bytes).sum() };
+        Some(built).filter(|built| built.engines > 0)
+    }
 }
 
 impl Engine {

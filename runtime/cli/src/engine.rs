@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use clap::builder::PossibleValuesParser;
 use vldm_runtime::{BACKENDS, Backend, LoadOptions, Settings, backend};
 
+use crate::folders::{self, ENGINES};
 use crate::onnxruntime;
 use crate::plan::key_value;
 
@@ -65,6 +66,8 @@ impl EngineArgs {
             backend.name()
         );
         let settings = Settings::parse(backend.name(), backend.settings(), &self.engine_set).context("--engine-set")?;
+        // Without a folder of the user nothing is kept.
+        let settings = settings.keep_in(folders::cache().ok().map(|cache| cache.join(ENGINES)));
         let probe = backend.probe(library.as_deref());
         ensure!(probe.available(), "engine {}: {}", backend.name(), probe.detail);
         let threads = match self.threads {

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
+/// Where engines are kept that were built for a device, in the user's cache folder.
+pub const ENGINES: &str = "engines";
+
 /// Bundles exported on the way: `$XDG_CACHE_HOME/vldm`, or `~/.cache/vldm`.
 pub fn cache() -> anyhow::Result<PathBuf> {
     under("XDG_CACHE_HOME", ".cache").context("no folder for the cache; name one with --cache")

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Something about an engine that can be set.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Its name on the command line.
     pub name: &'static str,
-    /// Its name inside the engine.
+    /// Its name inside the engine; empty for what the engine is not told.
     pub native: &'static str,
     /// What it may be.
     pub kind: Kind,
@@ -81,7 +82,10 @@ fn listed(names: &[&str]) -> String {
 
 /// Settings that an engine has, with values that they may have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings(BTreeMap<&'static str, String>);
+pub struct Settings {
+    values: BTreeMap<&'static str, String>,
+    kept_in: Option<PathBuf>,
+}
 
 impl Settings {
     /// `given` names and values, checked against what `engine` knows.
@@ -103,32 +107,54 @@ impl Settings {
                 return Err(SettingError::Twice { name: name.clone() });
             }
         }
-        Ok(Self(values))
+        Ok(Self { values, kept_in: None })
     }
 
     /// The value of a setting as the engine takes it: a flag is `1` or `0`.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.values.get(name).map(String::as_str)
     }
 
     /// The same, where what is not set among `names` has these values.
     #[cfg(feature = "ort")]
     pub(super) fn or<const N: usize>(&self, names: [&'static str; N], values: [String; N]) -> Self {
-        let mut all = self.0.clone();
+        let mut all = self.clone();
         for (name, value) in names.into_iter().zip(values) {
-            all.entry(name).or_insert(value);
+            all.values.entry(name).or_insert(value);
         }
-        Self(all)
+        all
+    }
+
+    /// The same with this value of a setting, or without any.
+    #[cfg(feature = "ort")]
+    pub(super) fn with(mut self, name: &'static str, value: Option<String>) -> Self {
+        match value {
+            Some(value) => self.values.insert(name, value),
+            None => self.values.remove(name),
+        };
+        self
+    }
+
+    /// The same for an engine that may keep in a folder what it can make again. No answer depends on it, so it is no
+    /// setting.
+    #[must_use]
+    pub fn keep_in(self, folder: Option<PathBuf>) -> Self {
+        Self { kept_in: folder, ..self }
+    }
+
+    /// The folder in which an engine may keep what it can make again.
+    pub fn kept_in(&self) -> Option<&Path> {
+        self.kept_in.as_deref()
     }
 
     /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.values.is_empty()
     }
 
     /// Names and values, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0.iter().map(|(name, value)| (*name, value.as_str()))
+        self.values.iter().map(|(name, value)| (*name, value.as_str()))
     }
 }
 

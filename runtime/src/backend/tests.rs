@@ -93,7 +93,7 @@ impl WeightSource for Waves {
 }
 
 /// A spatial block, a temporal block, temporal attention, an upsampling.
-fn write_model(dir: &Path) -> PathBuf {
+pub(super) fn write_model(dir: &Path) -> PathBuf {
     let waves = Waves::new();
     let total: usize = waves.0.values().map(|s| s.iter().product::<usize>()).sum();
     fs::create_dir(dir.join("weights")).unwrap();

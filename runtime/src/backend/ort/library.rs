@@ -57,13 +57,18 @@ pub fn probe(library: &Path) -> Probe {
 
 /// `1.32.0` from `libonnxruntime.so.1.32.0` and the like, links followed; the description of
 /// the build where the name says nothing.
-fn version(library: &Path) -> String {
+pub fn version(library: &Path) -> String {
+    named(library).unwrap_or_else(|| ort::info().to_owned())
+}
+
+/// The version in the name of a library, links followed.
+pub fn named(library: &Path) -> Option<String> {
     let real = library.canonicalize();
     let name = real.as_deref().unwrap_or(library).file_name().unwrap_or_default().to_string_lossy();
     let digits = |c: char| c.is_ascii_digit() || c == '.';
     let candidates = name.split(|c| !digits(c)).map(|part| part.trim_matches('.'));
     let found = candidates.into_iter().find(|part| part.split('.').filter(|n| !n.is_empty()).count() == 3);
-    found.map_or_else(|| ort::info().to_owned(), str::to_owned)
+    found.map(str::to_owned)
 }
 
 /// An error and what caused it, in one line.

@@ -1,7 +1,9 @@
 //! ONNX Runtime from a shared library that the caller names, an engine for each of its execution providers. One session
 //! serves one caller at a time and spreads each operator over its threads.
 
+mod kept;
 mod library;
+mod nvidia;
 mod operator;
 mod placement;
 mod providers;
@@ -67,6 +69,23 @@ impl Ort {
             Some(Missing { library, remedy }) => BackendError::ProviderLibrary { engine, library, remedy },
             None => BackendError::Provider { engine, source: source.into() },
         })
+    }
+
+    /// A session of a network.
+    fn open(
+        &self,
+        library: &Path,
+        settings: &Settings,
+        path: &Path,
+        o: &LoadOptions,
+    ) -> Result<OrtSession, BackendError> {
+        let builder = self.provider(library, settings, o.threads.max(1))?;
+        let load = |source: ort::Error| BackendError::Load {
+            engine: self.name(),
+            path: path.to_owned(),
+            source: source.into(),
+        };
+        self.commit(builder, path, o).map_err(load)
     }
 
     fn commit(&self, builder: Builder, path: &Path, o: &LoadOptions) -> ort::Result<OrtSession> {
@@ -161,12 +180,11 @@ impl Backend for Ort {
         library::environment(library)?;
         let graph = check(path)?;
         let settings = self.for_sizes(&graph, path, o);
-        let builder = self.provider(library, &settings, o.threads.max(1))?;
-        let session = self.commit(builder, path, o).map_err(|source| BackendError::Load {
-            engine: self.name(),
-            path: path.to_owned(),
-            source: source.into(),
-        })?;
+        let session = if self.0.keeps_engines() {
+            self.kept(library, settings, (path, &graph), o)?
+        } else {
+            self.open(library, &settings, path, o)?
+        };
         if !self.on_processor() {
             self.check_placement(&session, path, o.fallback)?;
         }

@@ -37,6 +37,11 @@ pub trait Provider: Sync {
     /// What has an ONNX Runtime with it: a command or a package.
     fn package(&self) -> &'static str;
 
+    /// Whether its engines take minutes to build, and are kept for the next run.
+    fn keeps_engines(&self) -> bool {
+        false
+    }
+
     /// Its libraries and devices are made known to the session that is built.
     ///
     /// # Errors
@@ -61,7 +66,7 @@ pub const SHAPES: [&str; 3] = ["min-shapes", "opt-shapes", "max-shapes"];
 
 /// All settings under their native names.
 pub fn native<'s>(known: &'s [Setting], settings: &'s Settings) -> impl Iterator<Item = (&'static str, &'s str)> {
-    known.iter().filter_map(|s| Some((s.native, settings.get(s.name)?)))
+    known.iter().filter(|s| !s.native.is_empty()).filter_map(|s| Some((s.native, settings.get(s.name)?)))
 }
 
 /// `provider` with all settings, under their native names.

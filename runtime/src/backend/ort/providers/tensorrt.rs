@@ -35,7 +35,13 @@ const SETTINGS: &[Setting] = &[
         name: "engine-cache",
         native: "trt_engine_cache_path",
         kind: Kind::Text,
-        about: "folder for built engines; give each bundle one of its own",
+        about: "folder in which built engines are kept, or off; by default `engines` in the user's cache folder",
+    },
+    Setting {
+        name: "engine-cache-limit",
+        native: "",
+        kind: Kind::Bytes,
+        about: "most bytes of kept engines, above which those go that were not used for longest; 16GiB by default",
     },
     Setting {
         name: "timing-cache",
@@ -106,6 +112,10 @@ impl Provider for TensorRt {
 
     fn package(&self) -> &'static str {
         "`vldm setup ort --gpu`"
+    }
+
+    fn keeps_engines(&self) -> bool {
+        true
     }
 
     fn append(&self, on: &On<'_>, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
