@@ -153,3 +153,40 @@ fn without_a_gpu_engine_acceptance_says_what_is_missing_and_fails() {
     ];
     check(&accept(&["--ort-lib", library.to_str().unwrap()]), &remedies);
 }
+
+/// OpenVINO builds a network when it is loaded, as TensorRT does, and on any machine.
+#[test]
+fn what_an_engine_built_is_kept_and_built_again_when_it_is_damaged_or_set_otherwise() {
+    let Some(library) = python::openvino_library() else { return };
+    let (home, bundle) = (tempfile::tempdir().unwrap(), bundle::of("tiny"));
+    let engines = home.path().join("vldm/engines");
+    let loaded = |more: &[&str]| {
+        let kept = format!("engine-cache={}", engines.display());
+        let args = ["-v", "verify", bundle.to_str().unwrap(), "--engine", "openvino", "--engine-set", &kept];
+        let mut command =
+            command(args.into_iter().chain(["--ort-lib", library.to_str().unwrap()]).chain(more.iter().copied()));
+        let ran = finish(command.env("XDG_CACHE_HOME", home.path())).expect(0);
+        let count = |what: &str| ran.stderr.lines().filter(|line| line.contains(what)).count();
+        let (found, built) = (count("its engine was built before"), count("its engine is built"));
+        assert_eq!(found + built, bundle::parts(&bundle).len(), "{}", ran.stderr);
+        (built, ran.stderr)
+    };
+    let parts = bundle::parts(&bundle).len();
+    let (built, said) = loaded(&[]);
+    assert!(built == parts && said.contains("there is none yet: its engine is built"), "{said}");
+    assert_eq!(loaded(&[]).0, 0);
+    let doctor = finish(command(["--json", "doctor"]).env("XDG_CACHE_HOME", home.path())).expect(0).json();
+    assert_eq!(doctor["built_engines"]["engines"], parts);
+    assert!(doctor["built_engines"]["bytes"].as_u64().unwrap() > 0, "{doctor}");
+    // One network is not what it was.
+    let of_network = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().path().join("built");
+    let built = std::fs::read_dir(&engines).unwrap().map(of_network).find(|path| path.is_dir()).unwrap();
+    let file = std::fs::read_dir(built).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, "something else").unwrap();
+    let (built, said) = loaded(&[]);
+    assert!(built == 1 && said.contains("is not what was built: its engine is built"), "{said}");
+    let (built, said) = loaded(&["--engine-set", "streams=2"]);
+    assert!(built == parts && said.contains("streams not set -> 2"), "{said}");
+    assert_eq!(loaded(&[]).0, 0);
+}

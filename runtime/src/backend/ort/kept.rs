@@ -9,8 +9,8 @@ use ort::session::Session;
 use vldm_graphs::bundle::{Manifest, digest};
 use vldm_graphs::ir::{Graph, InitializerData};
 
-use super::providers::SHAPES;
-use super::{Ort, library, nvidia};
+use super::providers::{Keeping, SHAPES};
+use super::{Ort, library, machine};
 use crate::backend::{LoadOptions, Settings};
 use crate::engines::{Builder, Engines, Key, Outcome};
 use crate::error::BackendError;
@@ -54,19 +54,20 @@ impl Ort {
         settings: Settings,
         (path, graph): (&Path, &Graph),
         options: &LoadOptions,
+        keeping: &Keeping,
     ) -> Result<Session, BackendError> {
-        let place = place(&settings);
+        let place = place(&settings, keeping.always);
         let settings = PLACE[..2].iter().fold(settings, |settings, name| settings.with(name, None));
         let mut opening = Opening { ort: self, library, settings, path, options };
         let Some(folder) = place else { return opening.load(None) };
-        if !sizes_are_known(graph, &opening.settings) {
+        if keeping.for_sizes && !sizes_are_known(graph, &opening.settings) {
             let path = path.display();
             tracing::info!("{path}: no plan tells the sizes that it is asked with, and its engine is not kept");
             return opening.load(None);
         }
         // The libraries that the key names are loaded with the provider.
         self.provider(library, &opening.settings, 1)?;
-        let key = key(library, &opening.settings, (path, graph));
+        let key = key((library, keeping), &opening.settings, (path, graph));
         let key = key.map_err(|source| BackendError::Read { path: path.to_owned(), source })?;
         let limit = options.settings.get("engine-cache-limit").and_then(|bytes| bytes.parse().ok()).unwrap_or(LIMIT);
         let (session, outcome) = Engines::new(folder, limit, Arc::new(Os)).load(&key, &mut opening)?;
@@ -80,11 +81,11 @@ impl Ort {
 }
 
 /// The folder of engines; none when there shall be none.
-fn place(settings: &Settings) -> Option<PathBuf> {
+fn place(settings: &Settings, always: bool) -> Option<PathBuf> {
     match settings.get("engine-cache") {
         Some("off") => None,
         Some(folder) => Some(folder.into()),
-        None => settings.kept_in().map(Path::to_owned),
+        None => settings.kept_in().filter(|_| always).map(Path::to_owned),
     }
 }
 
@@ -95,14 +96,14 @@ fn sizes_are_known(graph: &Graph, settings: &Settings) -> bool {
 }
 
 /// What the engine of a network depends on.
-fn key(library: &Path, settings: &Settings, (path, graph): (&Path, &Graph)) -> io::Result<Key> {
+fn key((library, keeping): (&Path, &Keeping), settings: &Settings, (path, graph): (&Path, &Graph)) -> io::Result<Key> {
     let (_, model) = digest(path)?;
     let set = settings.iter().filter(|(name, _)| !PLACE.contains(name));
     let mut depends: Vec<(String, String)> = set.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     depends.push(("graph".to_owned(), model));
     depends.push(("weights".to_owned(), weights(path, graph)?));
     depends.push(("ONNX Runtime".to_owned(), library::version(library)));
-    depends.extend_from_slice(nvidia::facts());
+    depends.extend(machine::facts(keeping));
     let network = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     Ok(Key::new(network.display().to_string(), depends))
 }
@@ -145,8 +146,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = write_model(dir.path());
         let graph = crate::backend::checked::check(&path).unwrap();
-        let name =
-            |library: &str, settings: &Settings| key(Path::new(library), settings, (&path, &graph)).unwrap().name();
+        let keeping = super::super::ENGINES[2].0.keeping().unwrap();
+        let name = |library: &str, settings: &Settings| {
+            key((Path::new(library), keeping), settings, (&path, &graph)).unwrap().name()
+        };
         let (old, new) = ("/lib/libonnxruntime.so.1.31.0", "/lib/libonnxruntime.so.1.31.1");
         let first = name(old, &set(&[]));
         assert_eq!(name(old, &set(&[("engine-cache", "/other"), ("timing-cache", "/t")])), first);
@@ -163,16 +166,17 @@ mod tests {
         fs::write(&path, [&text[..], &[0x18, 0x00]].concat()).unwrap();
         assert_ne!(name(old, &set(&[])), changed);
         fs::remove_file(&weights).unwrap();
-        assert!(key(Path::new(old), &set(&[]), (&path, &graph)).is_err(), "no key without weights");
+        assert!(key((Path::new(old), keeping), &set(&[]), (&path, &graph)).is_err(), "no key without weights");
     }
 
     #[test]
     fn engines_are_kept_where_the_user_says_and_only_those_that_no_run_builds_again() {
         let usual = || set(&[]).keep_in(Some("/usual".into()));
-        assert_eq!(place(&usual()), Some("/usual".into()));
-        assert_eq!(place(&set(&[])), None);
+        assert_eq!(place(&usual(), true), Some("/usual".into()));
+        assert_eq!((place(&usual(), false), place(&set(&[]), true)), (None, None));
         for (value, expected) in [("off", None), ("/mine", Some(PathBuf::from("/mine")))] {
-            assert_eq!(place(&set(&[("engine-cache", value)]).keep_in(Some("/usual".into()))), expected);
+            let settings = set(&[("engine-cache", value)]).keep_in(Some("/usual".into()));
+            assert_eq!([true, false].map(|always| place(&settings, always)), [expected.clone(), expected]);
         }
         // Where they are kept changes no answer.
         assert_eq!(usual().to_string(), "");

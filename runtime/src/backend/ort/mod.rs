@@ -3,7 +3,7 @@
 
 mod kept;
 mod library;
-mod nvidia;
+mod machine;
 mod operator;
 mod placement;
 mod providers;
@@ -180,10 +180,9 @@ impl Backend for Ort {
         library::environment(library)?;
         let graph = check(path)?;
         let settings = self.for_sizes(&graph, path, o);
-        let session = if self.0.keeps_engines() {
-            self.kept(library, settings, (path, &graph), o)?
-        } else {
-            self.open(library, &settings, path, o)?
+        let session = match self.0.keeping() {
+            Some(keeping) => self.kept(library, settings, (path, &graph), o, keeping)?,
+            None => self.open(library, &settings, path, o)?,
         };
         if !self.on_processor() {
             self.check_placement(&session, path, o.fallback)?;

@@ -14,7 +14,7 @@ use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatc
 use ort::session::builder::SessionBuilder;
 
 pub use self::missing::{Missing, missing};
-use crate::backend::{Setting, Settings};
+use crate::backend::{Kind, Setting, Settings};
 
 /// Every execution provider.
 pub static PROVIDERS: &[&dyn Provider] =
@@ -37,9 +37,9 @@ pub trait Provider: Sync {
     /// What has an ONNX Runtime with it: a command or a package.
     fn package(&self) -> &'static str;
 
-    /// Whether its engines take minutes to build, and are kept for the next run.
-    fn keeps_engines(&self) -> bool {
-        false
+    /// How its engines are kept for the next run; none are without.
+    fn keeping(&self) -> Option<&'static Keeping> {
+        None
     }
 
     /// Its libraries and devices are made known to the session that is built.
@@ -47,6 +47,19 @@ pub trait Provider: Sync {
     /// # Errors
     /// What ONNX Runtime says: a library that is missing, a device that is not there, an option that it does not know.
     fn append(&self, on: &On<'_>, builder: SessionBuilder) -> ort::Result<SessionBuilder>;
+}
+
+/// How engines are kept.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// The compiler, and how the name of its library begins, whose version they depend on.
+    pub library: (&'static str, &'static str),
+    /// What of the machine they depend on.
+    pub machine: &'static [&'static str],
+    /// Where the user names no folder, too: they take minutes to build.
+    pub always: bool,
+    /// Only networks whose sizes are known are built when they are loaded.
+    pub for_sizes: bool,
 }
 
 /// What a provider is appended with.
@@ -60,6 +73,14 @@ pub struct On<'a> {
     /// Processor threads.
     pub threads: usize,
 }
+
+/// How much may be kept.
+const LIMIT: Setting = Setting {
+    name: "engine-cache-limit",
+    native: "",
+    kind: Kind::Bytes,
+    about: "most bytes of kept engines, above which those go that were not used for longest; 16GiB by default",
+};
 
 /// The settings of a provider that are for the smallest, best and largest sizes of inputs.
 pub const SHAPES: [&str; 3] = ["min-shapes", "opt-shapes", "max-shapes"];

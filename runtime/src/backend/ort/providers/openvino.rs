@@ -3,7 +3,7 @@
 use ort::ep::OpenVINO;
 use ort::session::builder::SessionBuilder;
 
-use super::{On, Provider, configured, with};
+use super::{Keeping, LIMIT, On, Provider, configured, with};
 use crate::backend::{Kind, Setting};
 
 /// ONNX Runtime on OpenVINO.
@@ -33,8 +33,9 @@ const SETTINGS: &[Setting] = &[
         name: "engine-cache",
         native: "cache_dir",
         kind: Kind::Text,
-        about: "folder for networks that were compiled for the device",
+        about: "folder in which networks are kept that were compiled for the device; none by default",
     },
+    LIMIT,
 ];
 
 impl Provider for OpenVino {
@@ -56,6 +57,15 @@ impl Provider for OpenVino {
 
     fn package(&self) -> &'static str {
         "`vldm setup ort --openvino`"
+    }
+
+    fn keeping(&self) -> Option<&'static Keeping> {
+        Some(&Keeping {
+            library: ("OpenVINO", "libopenvino.so"),
+            machine: &["processor"],
+            always: false,
+            for_sizes: false,
+        })
     }
 
     fn append(&self, on: &On<'_>, builder: SessionBuilder) -> ort::Result<SessionBuilder> {

@@ -3,7 +3,7 @@
 use ort::ep::TensorRT;
 use ort::session::builder::SessionBuilder;
 
-use super::{On, Provider, configured, with};
+use super::{Keeping, LIMIT, On, Provider, configured, with};
 use crate::backend::{Kind, Setting};
 
 /// ONNX Runtime on TensorRT.
@@ -37,12 +37,7 @@ const SETTINGS: &[Setting] = &[
         kind: Kind::Text,
         about: "folder in which built engines are kept, or off; by default `engines` in the user's cache folder",
     },
-    Setting {
-        name: "engine-cache-limit",
-        native: "",
-        kind: Kind::Bytes,
-        about: "most bytes of kept engines, above which those go that were not used for longest; 16GiB by default",
-    },
+    LIMIT,
     Setting {
         name: "timing-cache",
         native: "trt_timing_cache_path",
@@ -114,8 +109,13 @@ impl Provider for TensorRt {
         "`vldm setup ort --gpu`"
     }
 
-    fn keeps_engines(&self) -> bool {
-        true
+    fn keeping(&self) -> Option<&'static Keeping> {
+        Some(&Keeping {
+            library: ("TensorRT", "libnvinfer.so"),
+            machine: &["driver", "devices", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"],
+            always: true,
+            for_sizes: true,
+        })
     }
 
     fn append(&self, on: &On<'_>, builder: SessionBuilder) -> ort::Result<SessionBuilder> {

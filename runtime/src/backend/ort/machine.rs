@@ -1,27 +1,26 @@
-//! What engines of TensorRT depend on beside the network: the library, the driver and the devices, as the system tells.
+//! What built engines depend on beside the network: the compiler, the processor, the driver and the devices, as the system
+//! tells.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use super::library;
+use super::providers::Keeping;
 
-/// Variables that choose devices.
-const CHOICE: [&str; 2] = ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"];
 /// Most bytes of a file of the system that are looked at.
 const MOST: usize = 4 << 10;
 
-/// Names and values; for a process that has loaded TensorRT. What the system does not tell is not among them.
-pub fn facts() -> &'static [(String, String)] {
-    static FACTS: OnceLock<Vec<(String, String)>> = OnceLock::new();
-    FACTS.get_or_init(|| {
-        let library = fs::read_to_string("/proc/self/maps").ok().and_then(|maps| mapped(&maps, "libnvinfer.so"));
-        let mut facts = system(Path::new("/proc"));
-        facts.extend(library.map(|path| ("TensorRT".to_owned(), named(&path))));
-        let set = |name: &str| Some((name.to_owned(), std::env::var(name).ok()?));
-        facts.extend(CHOICE.into_iter().filter_map(set));
-        facts
-    })
+/// Names and values of what engines depend on that are kept so; for a process that has loaded their compiler. What the system
+/// does not tell is not among them.
+pub fn facts(keeping: &Keeping) -> Vec<(String, String)> {
+    let (compiler, start) = keeping.library;
+    let library = fs::read_to_string("/proc/self/maps").ok().and_then(|maps| mapped(&maps, start));
+    let variable = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok()?));
+    let mut facts = system(Path::new("/proc"));
+    facts.extend(keeping.machine.iter().filter_map(variable));
+    facts.retain(|(name, _)| keeping.machine.contains(&name.as_str()));
+    facts.extend(library.map(|path| (compiler.to_owned(), named(&path))));
+    facts
 }
 
 /// The file of a library that is mapped into this process. Source: proc(5), `/proc/pid/maps`.
@@ -40,7 +39,8 @@ fn named(library: &Path) -> String {
     })
 }
 
-/// The driver and the devices. Source: README of the NVIDIA driver, "/proc interface"; Jetson has a device tree instead.
+/// The processor, the driver and the devices. Source: proc(5), README of the NVIDIA driver, "/proc interface"; Jetson has a
+/// device tree instead.
 fn system(proc: &Path) -> Vec<(String, String)> {
     let read = |path: PathBuf| {
         let bytes = fs::read(path).ok()?;
@@ -57,7 +57,11 @@ fn system(proc: &Path) -> Vec<(String, String)> {
     let models: Vec<String> = gpus.into_iter().filter_map(model).collect();
     let board = || read(proc.join("device-tree/model")).map(|text| text.trim_matches(['\0', '\n']).to_owned());
     let devices = if models.is_empty() { board() } else { Some(models.join(", ")) };
-    let facts = [("driver", driver), ("devices", devices)];
+    let processor = read(proc.join("cpuinfo")).and_then(|text| {
+        text.lines()
+            .find_map(|line| Some(line.strip_prefix("model name")?.trim_start_matches([' ', '\t', ':']).to_owned()))
+    });
+    let facts = [("processor", processor), ("driver", driver), ("devices", devices)];
     facts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
@@ -89,7 +93,11 @@ mod tests {
         write("driver/nvidia/version", version);
         write("driver/nvidia/gpus/0000:02:00.0/information", "Model: \t\t NVIDIA L4\nIRQ:   \t\t 30\n");
         write("driver/nvidia/gpus/0000:01:00.0/information", "Model: \t\t NVIDIA H200\nIRQ:   \t\t 29\n");
-        assert_eq!(found(), ["driver 570.86.15", "devices NVIDIA H200, NVIDIA L4"]);
+        write(
+            "cpuinfo",
+            "processor\t: 0\nmodel name\t: A Processor @ 3.00GHz\nprocessor\t: 1\nmodel name\t: Another\n",
+        );
+        assert_eq!(found(), ["processor A Processor @ 3.00GHz", "driver 570.86.15", "devices NVIDIA H200, NVIDIA L4"]);
     }
 
     #[test]
