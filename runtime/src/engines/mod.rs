@@ -156,6 +156,8 @@ impl Engines {
             self.discard(&folder);
             return Ok((network, Outcome::Lost(why, self.said(&e))));
         }
+        // The clock of the file system may be too coarse to tell which of two was built last.
+        prune::touch(&folder);
         drop(lock);
         self.prune(&key.name());
         Ok((network, Outcome::Built(why)))
