@@ -30,14 +30,14 @@ def name_seed(name: str) -> int:
     return h
 
 
-def weight(file: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def weight(file: str, name: str, shape: tuple[int, ...], queries: float = 0.4) -> np.ndarray:
     """A float32 weight that float16 holds exactly, away from its initial value as in no freshly made network.
 
     Alphas of low-rank adaptations are 3, mixing factors uniform in ±2, norm weights 1 ± 0.1; embeddings and tables of biases have deviation 1, queries and
-    keys 0.4 (so that attention is far from uniform and the number of heads matters; not where heads must be wide), other
+    keys `queries` (0.4, so that attention is far from uniform and the number of heads matters; not where heads must be wide), other
     matrices 0.15, everything else 0.05. Single files are of wider networks, whose matrices have half of
-    that, lest rounding grows from layer to layer; so have the queries and keys of `image_unet`: with 0.4 their softmax chooses one key,
-    and PyTorch's own float32 is up to 6e-5 off its float64, with 0.2 up to 6e-6.
+    that, lest rounding grows from layer to layer; so have the queries and keys of `image_unet` and of `lavie-vsr`, whose heads
+    are wide: with 0.4 their softmax chooses one key, and PyTorch's own float32 is up to 7e-5 off its float64, with 0.2 up to 6e-6.
     """
     u = uniform(name_seed(f"{file}:{name}"), int(np.prod(shape, dtype=np.int64))).astype(np.float64).reshape(shape)
     if name.endswith(".alpha"):
@@ -49,7 +49,7 @@ def weight(file: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
     elif name.endswith(("embedding.weight", "attention_bias.weight")) or file.startswith("conditions/"):
         w = u
     elif any(q in name for q in (".to_q.", ".to_k.", ".q_proj.", ".k_proj.")) and ".attn_temp" not in name:
-        w = (0.2 if file.startswith("image_unet/") else 0.4) * u
+        w = (0.2 if file.startswith("image_unet/") else queries) * u
     else:
         w = (0.15 if len(shape) == 2 else 0.05) * u
     if file == "checkpoint.safetensors" and len(shape) > 1:

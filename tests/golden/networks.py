@@ -45,10 +45,10 @@ def save_config(folder: Path, model) -> None:
 
 
 class Fixture:
-    """Collects components, then writes configurations and the list of tensors."""
+    """Collects components, then writes configurations and the list of tensors, before it the deviation of queries and keys."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.files = folder, {}
+    def __init__(self, folder: Path, queries: float = 0.4):
+        self.folder, self.queries, self.files = folder, queries, {}
 
     def add(self, component: str, file: str, state: dict) -> None:
         self.files[f"{component}/{file}"] = {name: list(t.shape) for name, t in sorted(state.items())}
@@ -79,7 +79,8 @@ class Fixture:
     def finish(self) -> None:
         lines = ",\n".join(f"  {json.dumps(f)}: {{\n" + ",\n".join(f"    {json.dumps(n)}: {s}" for n, s in t.items()) + "\n  }"
                            for f, t in self.files.items())
-        (self.folder / "weights.json").write_text("{\n" + lines + "\n}\n")
+        first = f'  "queries": {self.queries},\n' if self.queries != 0.4 else ""
+        (self.folder / "weights.json").write_text("{\n" + first + lines + "\n}\n")
 
 
 def materialise(fixture: Path, into: Path) -> Path:
@@ -89,9 +90,11 @@ def materialise(fixture: Path, into: Path) -> Path:
             target = into / config.relative_to(fixture)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(config.read_bytes())
-    for file, tensors in json.loads((fixture / "weights.json").read_text()).items():
+    files = json.loads((fixture / "weights.json").read_text())
+    queries = files.pop("queries", 0.4)
+    for file, tensors in files.items():
         (into / file).parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: torch.from_numpy(fill.weight(file, n, tuple(s))) for n, s in tensors.items()}, into / file)
+        save_file({n: torch.from_numpy(fill.weight(file, n, tuple(s), queries)) for n, s in tensors.items()}, into / file)
     clip_text.materialise(into)
     return into
 

@@ -23,7 +23,7 @@ pub fn name_seed(name: &str) -> u64 {
 }
 
 /// The weight `name` of `file`, every value exact in half precision; `tests/golden/fill.py` gives the distributions.
-pub fn weight(file: &str, name: &str, shape: &[usize]) -> Vec<f32> {
+pub fn weight(file: &str, name: &str, shape: &[usize], queries: f64) -> Vec<f32> {
     let values = uniform(name_seed(&format!("{file}:{name}")), shape.iter().product());
     let (offset, scale) = if name.strip_suffix(".alpha").is_some() {
         (3.0, 0.0)
@@ -38,7 +38,7 @@ pub fn weight(file: &str, name: &str, shape: &[usize]) -> Vec<f32> {
     } else if [".to_q.", ".to_k.", ".q_proj.", ".k_proj."].iter().any(|q| name.contains(q))
         && !name.contains(".attn_temp")
     {
-        (0.0, if file.starts_with("image_unet/") { 0.2 } else { 0.4 })
+        (0.0, if file.starts_with("image_unet/") { 0.2 } else { queries })
     } else {
         (0.0, if shape.len() == 2 { 0.15 } else { 0.05 })
     };
@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(uniform(1, 4), [0.230_575_87, 0.851_412_83, 1.631_601_2, -0.192_745_45]);
         assert_eq!(name_seed("tiny"), 0x1E49_89EF_2E95_92CB);
         assert_eq!(
-            weight("unet/x", "a.to_q.weight", &[2, 2]),
+            weight("unet/x", "a.to_q.weight", &[2, 2], 0.4),
             [-0.442_871_1, -0.502_929_7, 0.352_539_06, 0.341_552_73]
         );
     }

@@ -21,15 +21,28 @@ pub enum Layout {
     Sharded,
 }
 
-type Shapes = BTreeMap<String, BTreeMap<String, Vec<usize>>>;
+/// `weights.json`: the tensors of every file.
+#[derive(serde::Deserialize)]
+struct Shapes {
+    /// Deviation of queries and keys.
+    #[serde(default = "queries")]
+    queries: f64,
+    #[serde(flatten)]
+    files: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
+}
+
+fn queries() -> f64 {
+    0.4
+}
 
 /// Writes the checkpoint `name` of `tests/fixtures` into the new folder `into`.
 pub fn checkpoint(name: &str, into: &Path, layout: Layout) -> PathBuf {
     let fixture = crate::root().join("tests/fixtures").join(name);
     copy_configs(&fixture, into);
     let shapes: Shapes = serde_json::from_slice(&fs::read(fixture.join("weights.json")).unwrap()).unwrap();
-    for (file, tensors) in &shapes {
-        let whole: Vec<_> = tensors.iter().map(|(n, s)| (n.as_str(), s.clone(), fill::weight(file, n, s))).collect();
+    for (file, tensors) in &shapes.files {
+        let weight = |name: &str, shape: &[usize]| fill::weight(file, name, shape, shapes.queries);
+        let whole: Vec<_> = tensors.iter().map(|(n, s)| (n.as_str(), s.clone(), weight(n, s))).collect();
         let diffusers = file.ends_with("diffusion_pytorch_model.safetensors");
         match layout {
             Layout::F16 => write(&into.join(file), &whole, true),

@@ -119,7 +119,7 @@ def vsr(config) -> UNet2DConditionModel:
 
 def fixture(folder: Path) -> None:
     """Two levels: text only, itself and text; one head, of which 32 channels are rotated."""
-    f = networks.Fixture(folder)
+    f = networks.Fixture(folder, queries=0.2)
     image = UNet2DConditionModel(
         in_channels=7, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=TEXT, norm_num_groups=8,
         attention_head_dim=1, use_linear_projection=True, only_cross_attention=(True, False), num_class_embeds=LEVELS, sample_size=8,
@@ -140,7 +140,7 @@ def fixture(folder: Path) -> None:
 
 
 def record(r, checkpoint: Path) -> None:
-    """In double precision: random weights in so deep a network make 5e-5 of torch's own rounding."""
+    """In double precision."""
     network = vsr(UNet2DConditionModel.load_config(checkpoint / "unet")).eval()
     network.load_state_dict(load_file(checkpoint / "unet" / networks.UNET))
     network.double()
