@@ -9,7 +9,7 @@ use super::lanes::{Lanes, Level, Work, dispatch};
 pub struct Weights {
     pub level: Level,
     /// Output channels that one tile computes.
-    high: usize,
+    pub high: usize,
     /// Positions that one tile computes.
     pub positions: usize,
     /// Output channels.
@@ -52,12 +52,16 @@ impl Weights {
         self.out.div_ceil(self.high)
     }
 
+    /// The weights of a block of output channels, `[rows][high]`.
+    pub fn block(&self, i: usize) -> &[f32] {
+        &self.packed[i * self.rows * self.high..(i + 1) * self.rows * self.high]
+    }
+
     /// Some blocks of output channels, each with its first channel, the weights of some rows, its bias.
     pub fn blocks(&self, which: Range<usize>, rows: Range<usize>) -> impl Iterator<Item = (usize, &[f32], &[f32])> {
         let range = rows.start * self.high..rows.end * self.high;
         which.map(move |i| {
-            let weights = &self.packed[i * self.rows * self.high..(i + 1) * self.rows * self.high];
-            (i * self.high, &weights[range.clone()], &self.bias[i * self.high..(i + 1) * self.high])
+            (i * self.high, &self.block(i)[range.clone()], &self.bias[i * self.high..(i + 1) * self.high])
         })
     }
 }

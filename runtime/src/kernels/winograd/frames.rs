@@ -3,155 +3,118 @@
 
 use std::ops::Range;
 
-use super::{Four, LINE, Transforms};
-use crate::kernels::lanes::{Lanes, Level, Work, dispatch};
-use crate::kernels::packed::Weights;
-use crate::kernels::scratch::Scratch;
-use crate::kernels::spread::{Parts, Spread, pieces, split};
-use crate::kernels::tile::{self, Rows, Tile};
+use super::products::{self, Panel, Sums, Tiling};
+use super::taps::Taps;
+use super::{Four, Transforms, WIDEST};
+use crate::kernels::lanes::{Lanes, Level};
+use crate::kernels::spread::{Parts, Spread};
+use crate::kernels::tile;
 
 /// Frames that a tile reads.
 const I: usize = 6;
 /// Frames that a tile computes.
 const O: usize = 4;
 
-/// The taps of one convolution, transformed.
+/// A convolution of three taps.
 #[derive(Clone, Debug)]
-pub struct Winograd {
-    /// One matrix `[out, channels]` for each number of a tile.
-    weights: Vec<Weights>,
-    bias: Vec<f32>,
-}
+pub struct Winograd(Taps);
 
 impl Winograd {
     /// `weight` is `[out, channels, 3]`, `bias` `[out]`.
     pub fn pack(level: Level, weight: &[f32], bias: &[f32]) -> Self {
-        let order: Vec<usize> = (0..weight.len() / bias.len() / 3).collect();
-        let zeros = vec![0.0; bias.len()];
-        let matrix = |k: usize| {
-            let number = |taps: &[f32]| Four::tap(k, |i| f64::from(taps[i])) as f32;
-            let weight: Vec<f32> = weight.chunks_exact(3).map(number).collect();
-            Weights::pack(level, &weight, &zeros, &order)
-        };
-        Self { weights: (0..I).map(matrix).collect(), bias: bias.to_vec() }
+        Self(Taps::pack(level, weight, bias, 3))
     }
 
     /// Output channels.
     pub fn out(&self) -> usize {
-        self.bias.len()
+        self.0.bias.len()
     }
 
     /// `[b, frames, channels, positions]` to `[b, frames, out, positions]`, zeros beyond the clips.
     pub fn run(&self, spread: &dyn Spread, [frames, channels, positions]: [usize; 3], x: &[f32], y: &mut [f32]) {
-        let weights = &self.weights[0];
-        let tiles = [frames.div_ceil(O), positions.div_ceil(weights.positions)];
-        let count = x.len() / (frames * channels * positions) * tiles[0] * tiles[1];
-        let parts = pieces(spread, count, weights.count());
-        let cost = I * channels * weights.out * weights.positions / parts / 16;
-        let y = Parts::new(y);
-        split(spread, count * parts, 1, cost, &|range| {
-            let work = OverFrames { winograd: self, frames, channels, positions, tiles, x, y, parts, range };
-            dispatch(weights.level, work);
-        });
+        let out = self.out();
+        products::run(spread, &self.0, &OverFrames { frames, channels, positions, out, x, y: Parts::new(y) });
     }
 }
 
+/// Blocks are of a clip, of some frames, of some positions.
 struct OverFrames<'a> {
-    winograd: &'a Winograd,
     frames: usize,
     channels: usize,
     positions: usize,
-    /// Of frames, of positions.
-    tiles: [usize; 2],
+    /// Output channels.
+    out: usize,
     x: &'a [f32],
     y: Parts<'a>,
-    /// Into how many the output channels are cut.
-    parts: usize,
-    /// Of (clip, tile of frames, tile of positions, part of the output channels).
-    range: Range<usize>,
 }
 
-impl Work for OverFrames<'_> {
+impl OverFrames<'_> {
+    /// Clip, first frame and first position of a block.
+    fn place(&self, block: usize, widest: usize) -> (usize, usize, usize) {
+        let (times, columns) = (self.frames.div_ceil(O), self.positions.div_ceil(widest));
+        (block / columns / times, block / columns % times * O, block % columns * widest)
+    }
+}
+
+impl Tiling<I, O> for OverFrames<'_> {
+    type Kind = Four;
+
+    fn channels(&self) -> usize {
+        self.channels
+    }
+
+    fn blocks(&self, widest: usize) -> usize {
+        let clips = self.x.len() / (self.frames * self.channels * self.positions);
+        clips * self.frames.div_ceil(O) * self.positions.div_ceil(widest)
+    }
+
+    fn tiles(&self, block: usize, widest: usize) -> usize {
+        (self.positions - self.place(block, widest).2).min(widest)
+    }
+
     #[inline(always)]
-    fn run<V: Lanes, const FMA: bool>(self) {
-        let Self { winograd, frames, channels, positions, tiles, x, y, parts, range } = self;
-        let (widest, weights) = (V::WIDE * V::LEN, &winograd.weights[0]);
-        let (panel, sums) = (I * (channels * widest + LINE), I * V::HIGH * widest);
-        let mut transformed = None;
-        let mut scratch = Scratch::take(panel + sums + I * widest);
-        let (panel, rest) = scratch.split_at_mut(panel);
-        let (sums, lines) = rest.split_at_mut(sums);
-        for item in range {
-            let (part, tile) = (item % parts, item / parts);
-            let start = tile % tiles[1] * widest;
-            let (clip, frame) = (tile / tiles[1] / tiles[0], tile / tiles[1] % tiles[0] * O);
-            let width = (positions - start).min(widest);
-            let wide = width.div_ceil(V::LEN);
-            let full = wide * V::LEN;
-            let pitch = channels * full + LINE;
-            if transformed.replace(tile) != Some(tile) {
-                for c in 0..channels {
-                    for (u, line) in lines[..I * full].chunks_exact_mut(full).enumerate() {
-                        if (1..=frames).contains(&(frame + u)) {
-                            let at = ((clip * frames + frame + u - 1) * channels + c) * positions + start;
-                            tile::copy(&x[at..at + width], line);
-                        } else {
-                            line.fill(0.0);
-                        }
-                    }
-                    tiles_in::<V>(lines, wide, &mut panel[c * full..], pitch);
+    fn load<V: Lanes>(&self, block: usize, channels: Range<usize>, panel: &Panel<'_>) {
+        let (clip, frame, start) = self.place(block, V::WIDE * V::LEN);
+        let (full, width) = (panel.full, panel.full.min(self.positions - start));
+        let mut lines = [0.0; I * WIDEST];
+        for c in channels {
+            for (u, line) in lines[..I * full].chunks_exact_mut(full).enumerate() {
+                if (1..=self.frames).contains(&(frame + u)) {
+                    let from = ((clip * self.frames + frame + u - 1) * self.channels + c) * self.positions + start;
+                    tile::copy(&self.x[from..from + width], line);
+                } else {
+                    line.fill(0.0);
                 }
             }
-            let offsets: Vec<u32> = (0..channels).map(|c| (c * full) as u32).collect();
-            let rows = Rows::new(&offsets);
-            for i in part * weights.count() / parts..(part + 1) * weights.count() / parts {
-                let mut first = 0;
-                for (k, weights) in winograd.weights.iter().enumerate() {
-                    for (channel, w, _) in weights.blocks(i..i + 1, 0..weights.rows) {
-                        let tile = Tile { weights: tile::Weights::Packed(w), rows, bias: &[], x: &panel[k * pitch..] };
-                        tile.compute::<V>(wide, &mut sums[k * V::HIGH * full..], full);
-                        first = channel;
-                    }
+            for at in (0..full).step_by(V::LEN) {
+                let mut d = [V::splat(0.0); I];
+                for (number, line) in d.iter_mut().zip(lines.chunks_exact(full)) {
+                    *number = V::from_slice(&line[at..]);
                 }
-                for (m, &bias) in winograd.bias[first..].iter().enumerate().take(V::HIGH) {
-                    tiles_out::<V>(&sums[m * full..], V::HIGH * full, (wide, bias), lines);
-                    for (t, line) in (frame..frames).zip(lines.chunks_exact(full)).take(O) {
-                        let to = ((clip * frames + t) * weights.out + first + m) * positions + start;
-                        // SAFETY: items differ in clip, frames, positions or channels.
-                        tile::copy(&line[..width], unsafe { y.part(to..to + width) });
-                    }
+                for (k, number) in Four::forward(d).into_iter().enumerate() {
+                    panel.set(k, c, at, number);
                 }
             }
         }
     }
-}
 
-/// `Bᵀ d` of `wide` vectors of one channel, frame by frame in `lines`: number `k` of them at `k · pitch` of `to`.
-#[inline(always)]
-fn tiles_in<V: Lanes>(lines: &[f32], wide: usize, to: &mut [f32], pitch: usize) {
-    let full = wide * V::LEN;
-    for i in 0..wide {
-        let mut d = [V::splat(0.0); I];
-        for (number, line) in d.iter_mut().zip(lines.chunks_exact(full)) {
-            *number = V::from_slice(&line[i * V::LEN..]);
+    #[inline(always)]
+    fn store<V: Lanes>(&self, block: usize, channel: usize, sums: &Sums<'_>, bias: f32, room: &mut [f32]) {
+        let (clip, frame, start) = self.place(block, V::WIDE * V::LEN);
+        let (full, width) = (sums.full, sums.full.min(self.positions - start));
+        for at in (0..full).step_by(V::LEN) {
+            let mut numbers = [V::splat(0.0); I];
+            for (k, number) in numbers.iter_mut().enumerate() {
+                *number = sums.get(k, at);
+            }
+            for (output, line) in Four::backward(numbers).into_iter().zip(room.chunks_exact_mut(full)) {
+                V::splat(1.0).madd(output, V::splat(bias)).store(&mut line[at..]);
+            }
         }
-        for (k, number) in Four::forward(d).into_iter().enumerate() {
-            number.store(&mut to[k * pitch + i * V::LEN..]);
-        }
-    }
-}
-
-/// `Aᵀ m` of `wide` vectors, number `k` of which is at `k · pitch`, frame by frame to `lines`.
-#[inline(always)]
-fn tiles_out<V: Lanes>(m: &[f32], pitch: usize, (wide, bias): (usize, f32), lines: &mut [f32]) {
-    let (full, one) = (wide * V::LEN, V::splat(1.0));
-    for i in 0..wide {
-        let mut numbers = [V::splat(0.0); I];
-        for (k, number) in numbers.iter_mut().enumerate() {
-            *number = V::from_slice(&m[k * pitch + i * V::LEN..]);
-        }
-        for (output, line) in Four::backward(numbers).into_iter().zip(lines.chunks_exact_mut(full)) {
-            one.madd(output, V::splat(bias)).store(&mut line[i * V::LEN..]);
+        for (t, line) in (frame..self.frames).zip(room.chunks_exact(full)).take(O) {
+            let to = ((clip * self.frames + t) * self.out + channel) * self.positions + start;
+            // SAFETY: blocks differ in clip, frames or positions, and outputs in channels.
+            tile::copy(&line[..width], unsafe { self.y.part(to..to + width) });
         }
     }
 }

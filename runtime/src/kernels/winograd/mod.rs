@@ -10,11 +10,15 @@
 
 pub mod frames;
 pub mod images;
+mod products;
+mod taps;
 
 use super::lanes::Lanes;
 
 /// Numbers of a cache line: matrices are so much apart that their rows do not fall onto the same lines.
 const LINE: usize = 16;
+/// Tiles of the widest block of any instruction set.
+const WIDEST: usize = 48;
 
 /// Does it pay? Transforming a tile costs as much as some output channels of products.
 pub fn pays(channels: usize, out: usize) -> bool {
@@ -24,7 +28,7 @@ pub fn pays(channels: usize, out: usize) -> bool {
 /// The transforms of tiles of `I` inputs and `O = I − 2` outputs.
 pub trait Transforms<const I: usize, const O: usize> {
     /// `G`
-    const TAPS: [[f64; 3]; I];
+    const TAPS: [[f32; 3]; I];
 
     /// `Bᵀ d`
     fn forward<V: Lanes>(d: [V; I]) -> [V; I];
@@ -32,9 +36,11 @@ pub trait Transforms<const I: usize, const O: usize> {
     /// `Aᵀ m`
     fn backward<V: Lanes>(m: [V; I]) -> [V; O];
 
-    /// Row `k` of `G g`, for taps `step` apart.
-    fn tap(k: usize, taps: impl Fn(usize) -> f64) -> f64 {
-        (0..3).map(|i| Self::TAPS[k][i] * taps(i)).sum()
+    /// Row `k` of `G g`
+    #[inline(always)]
+    fn tap<V: Lanes>(k: usize, [a, b, c]: [V; 3]) -> V {
+        let [x, y, z] = Self::TAPS[k];
+        V::splat(z).madd(c, V::splat(y).madd(b, times(a, V::splat(x))))
     }
 }
 
@@ -42,7 +48,7 @@ pub trait Transforms<const I: usize, const O: usize> {
 pub struct Two;
 
 impl Transforms<4, 2> for Two {
-    const TAPS: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
+    const TAPS: [[f32; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
 
     #[inline(always)]
     fn forward<V: Lanes>([a, b, c, d]: [V; 4]) -> [V; 4] {
@@ -62,17 +68,16 @@ pub struct Four;
 const NEAR: f64 = 2.0 / 3.0;
 /// See [`NEAR`].
 const FAR: f64 = 1.5;
-
 impl Transforms<6, 4> for Four {
-    const TAPS: [[f64; 3]; 6] = {
+    const TAPS: [[f32; 3]; 6] = {
         let near = 0.5 / (NEAR * NEAR * (NEAR * NEAR - FAR * FAR));
         let far = 0.5 / (FAR * FAR * (FAR * FAR - NEAR * NEAR));
         [
             [1.0, 0.0, 0.0],
-            [near, near * NEAR, near * NEAR * NEAR],
-            [near, -near * NEAR, near * NEAR * NEAR],
-            [far, far * FAR, far * FAR * FAR],
-            [far, -far * FAR, far * FAR * FAR],
+            [near as f32, (near * NEAR) as f32, (near * NEAR * NEAR) as f32],
+            [near as f32, (-near * NEAR) as f32, (near * NEAR * NEAR) as f32],
+            [far as f32, (far * FAR) as f32, (far * FAR * FAR) as f32],
+            [far as f32, (-far * FAR) as f32, (far * FAR * FAR) as f32],
             [0.0, 0.0, 1.0],
         ]
     };
@@ -129,10 +134,11 @@ mod tests {
     /// Three taps over `I` numbers, by the transforms in plain arithmetic and by their definition.
     fn both<T: Transforms<I, O>, const I: usize, const O: usize>() -> ([f64; O], [f64; O]) {
         let d: [f32; I] = std::array::from_fn(|i| ((i + 1) as f32 * 1.7).sin());
-        let g = [0.3, -1.1, 0.7];
+        let g = [0.3f32, -1.1, 0.7];
         let forward = T::forward(d.map(|x| [x; 4]));
-        let products = std::array::from_fn(|k| [(f64::from(forward[k][0]) * T::tap(k, |i| g[i])) as f32; 4]);
-        let direct = |o: usize| (0..3).map(|i| g[i] * f64::from(d[o + i])).sum();
+        let tap = |k: usize| T::tap(k, g.map(|x| [x; 4]))[0];
+        let products = std::array::from_fn(|k| [forward[k][0] * tap(k); 4]);
+        let direct = |o: usize| (0..3).map(|i| f64::from(g[i] * d[o + i])).sum();
         (T::backward(products).map(|x: [f32; 4]| f64::from(x[0])), std::array::from_fn(direct))
     }
 
