@@ -94,4 +94,8 @@ impl Work for Away<'_> {
         (0..stage.steps).for_each(|_| control.stepped());
         Ok(frames)
     }
+
+    fn release(&self, part: &str) {
+        self.here.release(part);
+    }
 }

@@ -184,6 +184,10 @@ impl Work for Durable<'_> {
             _ => self.keeper.run(self.work, unit, inputs, control),
         }
     }
+
+    fn release(&self, part: &str) {
+        self.work.release(part);
+    }
 }
 
 /// The steps of a unit, whose states are kept.

@@ -28,6 +28,9 @@ pub trait Work: Sync {
     /// # Errors
     /// [`CascadeError`].
     fn run(&self, unit: usize, inputs: &[Vec<Frame>], control: &dyn Control) -> Result<Vec<Frame>, CascadeError>;
+
+    /// No unit that is left calls this part of the bundle.
+    fn release(&self, part: &str);
 }
 
 /// Seconds of one stage.
@@ -257,8 +260,19 @@ impl Shared<'_> {
                 state.error.get_or_insert(error);
             }
         }
+        let over = self.over(&state, u.stage);
         drop(state);
         self.changed.notify_all();
+        if let Some(part) = over {
+            self.work.release(part);
+        }
+    }
+
+    /// The part that the stage calls, when it and all others that call it are done.
+    fn over(&self, state: &State, stage: usize) -> Option<&'static str> {
+        let stages = &self.layout.stages;
+        let calls = |s: usize| stages[s].part == stages[stage].part;
+        stages[stage].part.filter(|_| (0..stages.len()).all(|s| !calls(s) || state.left_of[s] == 0))
     }
 
     fn deliver(&self, state: &mut State, unit: usize, frames: Vec<Frame>) {
@@ -348,6 +362,8 @@ mod tests {
             assert_eq!(given, u.reads.iter().map(|span| span.frames.len()).collect::<Vec<_>>());
             Ok(vec![Frame::new(Array3::zeros([1, 1, 1])); u.writes.as_ref().map_or(0, |span| span.frames.len())])
         }
+
+        fn release(&self, _: &str) {}
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Networks of a run: loaded when the first unit wants them; those of the start are dropped after it.
+//! Networks of a run: loaded when the first unit wants them, dropped after the last one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,10 +11,6 @@ use super::error::{CascadeError, Place};
 use crate::backend::{Backend, LoadOptions, Profile, Session};
 use crate::pieces;
 use crate::tensor::Tensor;
-
-/// Parts that one call of a run needs, at its start. All others stay loaded: a long video calls them to its end, and a
-/// short one keeps them as well, so that both take the same memory.
-const START: &[&str] = &["conditions", "text_encoder", "temporal_text_encoder", "image_encoder", "image", "encoder"];
 
 /// A network and the sizes that it is asked with.
 #[derive(Default)]
@@ -54,7 +50,7 @@ pub(super) struct Sessions<'a> {
     backend: &'a dyn Backend,
     options: LoadOptions,
     parts: BTreeMap<String, Mutex<Slot>>,
-    /// Whether networks of the start stay too.
+    /// Whether networks stay.
     keep: bool,
 }
 
@@ -155,9 +151,9 @@ impl<'a> Sessions<'a> {
         Ok(session)
     }
 
-    /// A unit that calls the part is done: networks of the start are dropped.
+    /// Nothing more of the run calls the part: it is dropped.
     pub(super) fn release(&self, name: &str) {
-        if let Some(part) = self.parts.get(name).filter(|_| START.contains(&name) && !self.keep) {
+        if let Some(part) = self.parts.get(name).filter(|_| !self.keep) {
             part.lock().unwrap_or_else(PoisonError::into_inner).loaded = None;
         }
     }

@@ -102,9 +102,6 @@ impl Work for Stages<'_> {
             Kind::Upsample => self.upsample(place, u, steps, inputs, control),
             Kind::Video => self.write(unit, inputs, control),
         }?;
-        if let Some(part) = stage.part.filter(|_| matches!(place.kind, Kind::Image | Kind::Picture)) {
-            self.sessions.release(part);
-        }
         if matches!(place.kind, Kind::Picture | Kind::Source | Kind::Decode) {
             control.stepped();
         }
@@ -113,6 +110,10 @@ impl Work for Stages<'_> {
         } else {
             Err(CascadeError::Overflow { place, step: 0 })
         }
+    }
+
+    fn release(&self, part: &str) {
+        self.sessions.release(part);
     }
 }
 

@@ -17,6 +17,8 @@ use crate::tensor::{DType, Tensor};
 pub(crate) struct Seen {
     /// Networks in memory now.
     pub(crate) live: AtomicUsize,
+    /// The most that were in memory at a time.
+    pub(crate) most: AtomicUsize,
     /// Networks loaded in all.
     pub(crate) loads: AtomicUsize,
     /// Calls of all networks.
@@ -50,7 +52,8 @@ impl Backend for FakeBackend {
     }
 
     fn load(&self, model: &Path, o: &LoadOptions) -> Result<Box<dyn Session>, BackendError> {
-        self.seen.live.fetch_add(1, Ordering::Relaxed);
+        let live = self.seen.live.fetch_add(1, Ordering::Relaxed) + 1;
+        self.seen.most.fetch_max(live, Ordering::Relaxed);
         self.seen.loads.fetch_add(1, Ordering::Relaxed);
         let part = model.file_stem().unwrap().to_str().unwrap().to_owned();
         if let Some(profile) = &o.profile {

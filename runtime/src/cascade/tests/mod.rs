@@ -288,3 +288,11 @@ fn a_network_is_loaded_once_and_only_when_needed() {
     // conditions, keyframes, interpolate, decoder, upsampler
     assert_eq!(run.seen.loads.load(Ordering::Relaxed), 5);
 }
+
+#[test]
+fn a_network_is_dropped_as_soon_as_nothing_is_left_for_it() {
+    let run = Run::default();
+    run.go(&whole(0), &Silent).unwrap();
+    // conditions alone, then keyframes alone, then interpolate, decoder and upsampler in turns
+    assert_eq!(run.seen.most.load(Ordering::Relaxed), 3);
+}
