@@ -156,6 +156,13 @@ fn memory_does_not_grow_with_the_length_of_the_video() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_exits_130_and_says_how_to_go_on() {
+    for signal in ["-INT", "-TERM"] {
+        interrupted_by(signal);
+    }
+}
+
+#[cfg(unix)]
+fn interrupted_by(signal: &str) {
     use std::io::{BufRead, Read};
     use std::process::{Command, Stdio};
     let scratch = tempfile::tempdir().unwrap();
@@ -169,7 +176,7 @@ fn an_interrupted_run_exits_130_and_says_how_to_go_on() {
         line.clear();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "the run ended before it was interrupted");
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");

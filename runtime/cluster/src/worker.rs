@@ -80,14 +80,12 @@ enum Refused {
     Elsewhere,
 }
 
-/// Runs units until `stop` becomes true, which SIGTERM makes it too; a unit that is at work then is handed back at its next
-/// denoising step.
+/// Runs units until `stop` becomes true; a unit that is at work then is handed back at its next denoising step.
 ///
 /// # Errors
 /// [`QueueError`] before the first unit; later ones are waited out.
 pub fn work(queue: &Queue, worker: &Worker<'_>, stop: &'static AtomicBool) -> Result<Count, QueueError> {
     let mut asks = Asks::new(queue, worker, stop)?;
-    queue.threads.spawn(heed_the_end(stop));
     let bundles = asks.lanes.iter().map(|lane| lane.bundle).collect();
     let shop = Shop { worker, stop, bundles, count: Mutex::default(), cache: Mutex::default() };
 
@@ -116,23 +114,6 @@ pub fn work(queue: &Queue, worker: &Worker<'_>, stop: &'static AtomicBool) -> Re
     });
     Ok(shop.count.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
-
-/// SIGTERM stops a worker: so ask those who run services.
-#[cfg(unix)]
-async fn heed_the_end(stop: &AtomicBool) {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut asked) => {
-            if asked.recv().await.is_some() {
-                stop.store(true, Ordering::Relaxed);
-            }
-        }
-        Err(error) => tracing::warn!(target: "vldm::cluster", %error, "cannot listen for SIGTERM"),
-    }
-}
-
-#[cfg(not(unix))]
-async fn heed_the_end(_: &AtomicBool) {}
 
 /// A plan that was opened, on a thread of its own: one unit goes in, and the thread says when it is done.
 struct Open {
