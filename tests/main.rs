@@ -5,6 +5,7 @@ mod architecture;
 mod bench;
 mod cli;
 mod cluster;
+mod edge;
 mod export;
 mod fine_tunes;
 mod fuzz;

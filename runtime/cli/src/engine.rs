@@ -45,6 +45,12 @@ pub struct Engine {
 }
 
 impl EngineArgs {
+    /// An engine by its name, on so many threads, everything else at its default.
+    pub fn named(engine: &str, threads: Option<NonZeroUsize>) -> Self {
+        let engine = Some(engine.to_owned());
+        Self { engine, engine_set: vec![], fallback: false, ort_lib: None, threads, no_kernels: false }
+    }
+
     /// Whether an engine was asked for by name.
     pub fn is_named(&self) -> bool {
         self.engine.is_some()

@@ -5,6 +5,7 @@ mod bench;
 mod bundle;
 mod completions;
 mod doctor;
+mod edge;
 mod engine;
 mod export;
 mod folders;
@@ -70,6 +71,7 @@ enum Command {
     Inspect(inspect::Args),
     Verify(verify::Args),
     Optimize(optimize::Args),
+    Bundle(edge::Args),
     Plan(plan::Args),
     Run(run::Args),
     #[cfg(feature = "server")]
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args, out),
         Command::Optimize(args) => optimize::run(args, cli.verbose > 0, out),
         Command::Verify(args) => verify::run(args, out),
+        Command::Bundle(args) => edge::run(args, out),
         Command::Plan(args) => plan::run(args, out),
         Command::Run(args) => run::run(args, out),
         #[cfg(feature = "server")]

@@ -16,6 +16,7 @@ use vldm_optimize::{Options, Target, recipe};
 
 use crate::bundle::Bundle;
 use crate::output::{Output, bytes, table};
+pub use precision::refusal;
 pub use rewrite::{Rewritten, Settings, rewrite};
 
 /// The name under which cutting networks along their binding times is chosen and skipped.
@@ -69,7 +70,7 @@ pub fn run(args: Args, verbose: bool, out: Output) -> anyhow::Result<()> {
     }
     let precision = Precision::from_name(&args.precision);
     let precision = precision.with_context(|| format!("no precision is called `{}`", args.precision))?;
-    if let Some(reason) = precision::refusal(precision, target) {
+    if let Some(reason) = refusal(precision, target) {
         anyhow::bail!("--precision {} for target {target}: {reason}", precision.name());
     }
     ensure!(

@@ -1,8 +1,9 @@
 //! `vldm plan`: writes, checks and explains plans.
 
 mod args;
-mod device;
-mod estimate;
+mod clip;
+pub mod device;
+pub mod estimate;
 mod new;
 mod show;
 mod simulate;
@@ -54,11 +55,11 @@ struct Explain {
     /// Measure what its steps cost on this machine, and say what the plan will take; it is kept, and shown from then on
     #[arg(long)]
     measure: bool,
-    /// Most memory it may take, such as 6GB: says which smaller windows fit, and fails when none do
+    /// Most memory it may take, such as 6GB: says which smaller windows fit; fails when none do, with the largest clip that does
     #[arg(long, value_name = "SIZE", value_parser = estimate::size)]
     budget: Option<u64>,
     /// Predict time and memory on this GPU with TensorRT, from a model of the networks' kernels; fails when it does not fit
-    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["measure", "budget"], value_parser = PossibleValuesParser::new(DEVICES.iter().map(|d| d.name)))]
+    #[arg(long, value_name = "DEVICE", conflicts_with = "measure", value_parser = PossibleValuesParser::new(DEVICES.iter().map(|d| d.name)))]
     device: Option<String>,
     /// Precision of the prediction
     #[arg(long, value_name = "PRECISION", requires = "device", value_parser = ["f16", "f32"], default_value = "f16")]
@@ -95,7 +96,7 @@ fn explain(args: Explain, out: Output) -> anyhow::Result<()> {
     }
     if let Some(name) = &args.device {
         let precision = Precision::from_name(&args.precision).context("expected f16 or f32 as --precision")?;
-        let predicted = device::predict(&plan, &bundle, name, precision)?;
+        let predicted = device::predict(&plan, &bundle, name, precision, args.budget)?;
         let explanation = Explanation::new(&plan, &layout);
         return out.result(&show::Explained {
             explanation,

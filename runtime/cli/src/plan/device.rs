@@ -14,6 +14,7 @@ use vldm_optimize::{Device, Options, Target, device, kernels, optimize};
 use vldm_runtime::cascade::layout::{Layout, Stage};
 use vldm_runtime::cascade::plan::Plan;
 
+use super::clip::largest_clip;
 use super::estimate::smaller;
 use crate::bundle::Bundle;
 use crate::output::{bytes, seconds, table};
@@ -32,9 +33,9 @@ pub struct Predicted {
     source: &'static str,
     precision: Precision,
     /// Seconds of all stages, one after the other.
-    seconds: f64,
+    pub seconds: f64,
     /// Bytes of memory, all stages loaded.
-    memory: u64,
+    pub memory: u64,
     /// Bytes that the device has.
     available: u64,
     stages: Vec<StageOn>,
@@ -43,7 +44,7 @@ pub struct Predicted {
     warnings: Vec<String>,
     /// Settings under which it fits, as `--set` takes them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    changes: Vec<String>,
+    pub changes: Vec<String>,
 }
 
 /// A stage on a device; all but `seconds` and `evaluations` of one evaluation of its network.
@@ -71,13 +72,20 @@ struct Networks<'a> {
     graphs: BTreeMap<&'static str, Graph>,
 }
 
-/// Predicts `plan` on the device called `name`, in half precision or in `f32`.
+/// Predicts `plan` on the device called `name`, in half precision or in `f32`, in `budget` bytes of what is free there.
 ///
 /// # Errors
 /// When the bundle is for another engine; when a tensor is larger than TensorRT takes; when the memory is not enough,
-/// with what is needed.
-pub fn predict(plan: &Plan, bundle: &Bundle, name: &str, precision: Precision) -> anyhow::Result<Predicted> {
+/// with what is needed and the largest clip that fits.
+pub fn predict(
+    plan: &Plan,
+    bundle: &Bundle,
+    name: &str,
+    precision: Precision,
+    budget: Option<u64>,
+) -> anyhow::Result<Predicted> {
     let device = device(name).with_context(|| format!("no device is called `{name}`"))?;
+    let limit = device.usable().min(budget.unwrap_or(u64::MAX));
     if let Some(optimized) = &bundle.manifest.optimized {
         let (path, target) = (bundle.path.display(), &optimized.target);
         let fits = target == Target::TensorRt.name();
@@ -96,7 +104,7 @@ pub fn predict(plan: &Plan, bundle: &Bundle, name: &str, precision: Precision) -
     for (changed, changes) in smaller(plan) {
         let layout = Layout::new(&changed, &bundle.manifest)?;
         match networks.on(&layout, device) {
-            Ok(mut found) if found.memory <= device.usable() => {
+            Ok(mut found) if found.memory <= limit => {
                 (found.precision, found.changes) = (precision, changes);
                 return Ok(found);
             }
@@ -105,18 +113,20 @@ pub fn predict(plan: &Plan, bundle: &Bundle, name: &str, precision: Precision) -
             Err(error) => refused = refused.or(Some(error)),
         }
     }
+    // What a shorter clip cannot do either does not fit.
+    let mut memory = |_: &Plan, layout: &Layout| Ok(networks.on(layout, device).map_or(u64::MAX, |found| found.memory));
+    let clip = largest_clip(plan, &bundle.manifest, limit, &mut memory)?;
     if let Some(error) = refused.filter(|_| least == u64::MAX) {
-        return Err(error.context(format!("{}: {}", plan.file, device.about)));
+        return Err(error.context(format!("{}: does not fit on {}; {clip}", plan.file, device.about)));
     }
+    let [least, usable, whole] = [least, device.usable(), device.memory].map(bytes);
+    let budget = budget.map_or(String::new(), |budget| format!(", the budget is {}", bytes(budget)));
     bail!(
-        "{}: does not fit on {}: with the smallest windows of decode and upsample it needs {} in {}, and {} of {} are free; \
-         fewer frames at once (keyframes.frames) or a smaller size need less",
+        "{}: does not fit on {}: with the smallest windows of decode and upsample it needs {least} in {}, and {usable} of \
+         {whole} are free{budget}; {clip}",
         plan.file,
         device.about,
-        bytes(least),
         precision.name(),
-        bytes(device.usable()),
-        bytes(device.memory)
     )
 }
 

@@ -15,6 +15,7 @@ use vldm_runtime::cascade::plan::{Plan, Start};
 use vldm_runtime::image::RgbImage;
 use vldm_runtime::video::{self, FrameSink, Out, VideoError, VideoFile};
 
+use super::clip::largest_clip;
 use crate::bundle::{Bundle, CacheArgs};
 use crate::engine::Engine;
 use crate::interrupt::{self, Interrupted};
@@ -72,15 +73,20 @@ pub fn estimate(
             break;
         }
     }
-    let (limit, least) = (bytes(limit.unwrap_or(0)), bytes(least));
-    match budget {
-        Some(_) => bail!("{}: does not fit into {limit}; with the smallest windows it needs {least}", plan.file),
-        None => bail!(
+    let (most, limit, least) = (limit.unwrap_or(0), bytes(limit.unwrap_or(0)), bytes(least));
+    if budget.is_none() {
+        bail!(
             "{}: needs {least} of memory, and {limit} are free; `--budget {}` looks for what fits",
             plan.file,
             limit.replace(' ', "")
-        ),
+        );
     }
+    let mut memory = |plan: &Plan, layout: &Layout| {
+        let costs = costs(plan, bundle, engine, cache)?;
+        Ok(Estimate::new(plan, layout, &costs, engine.options.lanes).memory.unwrap_or(0))
+    };
+    let clip = largest_clip(plan, &bundle.manifest, most, &mut memory)?;
+    bail!("{}: does not fit into {limit}; with the smallest windows it needs {least}; {clip}", plan.file)
 }
 
 /// The plan, and the plan with smaller and smaller windows of the stages that may be cut anywhere.
@@ -156,13 +162,20 @@ fn rooted(plan: &Plan, bundle: &Bundle) -> anyhow::Result<Plan> {
     let mut plan = plan.clone();
     (plan.bundle, plan.checkpoint) = (Some(bundle.path.canonicalize()?), None);
     let base = if plan.base.as_os_str().is_empty() { Path::new(".") } else { &plan.base }.canonicalize()?;
-    let root = |path: &mut PathBuf| *path = base.join(&path);
-    plan.source.iter_mut().for_each(|f| root(&mut f.file));
-    plan.conditions.image.iter_mut().for_each(|f| root(&mut f.file));
-    if let Start::File(path) = &mut plan.keyframes.start {
-        root(path);
+    for (_, path) in files(&mut plan) {
+        *path = base.join(&path);
     }
     Ok(plan)
+}
+
+/// The files that a plan reads beside its bundle, and what each is.
+pub fn files(plan: &mut Plan) -> Vec<(&'static str, &mut PathBuf)> {
+    let mut all: Vec<_> = plan.source.iter_mut().map(|f| ("source", &mut f.file)).collect();
+    all.extend(plan.conditions.image.iter_mut().map(|f| ("image", &mut f.file)));
+    if let Start::File(path) = &mut plan.keyframes.start {
+        all.push(("start", path));
+    }
+    all
 }
 
 /// What costs depend on: the plan, the bundle, the engine, this program and this machine.
