@@ -79,6 +79,18 @@ fn every_frame_matches_in_onnx_runtime_too() {
 }
 
 #[test]
+fn a_loop_adds_the_gap_back_to_its_first_frame_and_changes_nothing_far_from_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    run(&scratch, "open", &[]);
+    run(&scratch, "loop", &["--set", "loop=true"]);
+    let [open, closed] = ["open", "loop"].map(|name| frames(&scratch.path().join(name)));
+    assert_eq!((open.len(), closed.len()), (21, 24));
+    // Windows of 8 that see 2 more on each side: the second one sees neither end.
+    assert!(open[8..16] == closed[8..16]);
+    assert!(open[0] != closed[0], "the first frame is decoded beside the last ones");
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     let scratch = tempfile::tempdir().unwrap();
     run(&scratch, "one", &["--threads", "1"]);

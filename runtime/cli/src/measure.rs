@@ -97,7 +97,8 @@ impl fmt::Display for Measured {
         let m = &self.measurement;
         let [height, width] = m.size;
         writeln!(f, "{}: {} frames of {width}×{height}", self.video.display(), m.frames)?;
-        writeln!(f, "change from frame to frame {}, flicker {}\n", number(m.change), number(m.flicker))?;
+        write!(f, "change from frame to frame {}, flicker {}", number(m.change), number(m.flicker))?;
+        writeln!(f, ", from the last frame to the first {} times the change\n", number(m.closing))?;
         let drift = m.drift.iter().map(|d| {
             let (first, last) = (number(Some(d.first)), number(Some(d.last)));
             [d.name.to_owned(), first, last, percent(d.change), percent(d.most)]

@@ -18,8 +18,8 @@ use crate::video::{InputError, VideoSpec};
 
 /// Digits of a key inside the recipe of another.
 const SHORT: usize = 32;
-/// Keys of a plan that say nothing about its frames.
-const NAMES: &[&str] = &["version", "checkpoint", "bundle", "stages"];
+/// Keys of a plan that say nothing about its frames, or only which others they are made of.
+const NAMES: &[&str] = &["version", "checkpoint", "bundle", "stages", "loop"];
 /// Keys of a plan that stages without noise do not read.
 const NOISE: &[&str] = &["seed", "noise", "size"];
 /// Parts that make tokens.

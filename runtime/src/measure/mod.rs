@@ -31,6 +31,8 @@ pub struct Measurement {
     pub change: Option<f64>,
     /// Mean of [`Series::flicker`]; absent below three frames.
     pub flicker: Option<f64>,
+    /// Change from the last frame back to the first over [`change`](Self::change): about 1 in a loop; absent where nothing changes.
+    pub closing: Option<f64>,
     /// How the look changes from the first frames to the last.
     pub drift: Vec<Drift>,
     /// How visible the borders of units are.
@@ -103,12 +105,15 @@ pub fn measure(video: &Input, against: Option<&Input>, seams: &[Seams]) -> Resul
         change_ratio: mean(&own.series.change).zip(mean(&theirs.series.change)).map(|(a, b)| a / b),
         pairs,
     });
+    let change = mean(&own.series.change);
+    let closing = own.closing().zip(change.filter(|change| *change > 0.0)).map(|(closing, change)| closing / change);
     let Walk { series, changes, .. } = own;
     let seams = seams.iter().zip(changes).map(|(s, change)| s.measure(&change)).collect();
     Ok(Measurement {
         frames: video.frames(),
         size: video.size,
-        change: mean(&series.change),
+        change,
+        closing,
         flicker: mean(&series.flicker),
         drift: series.drift(),
         seams,
@@ -140,10 +145,11 @@ fn walked(video: &Input) -> Result<Walk, InputError> {
     Ok(walk)
 }
 
-/// A walk over the frames of a video. It holds one for each kind of seam, and two.
+/// A walk over the frames of a video. It holds one for each kind of seam, and three.
 struct Walk {
     series: Series,
     gaussian: Gaussian,
+    first: Option<Plane>,
     last: Option<Planes>,
     before: Option<Plane>,
     strides: Vec<usize>,
@@ -159,6 +165,7 @@ impl Walk {
         Self {
             series: Series::default(),
             gaussian: Gaussian::new(FEATURES),
+            first: None,
             last: None,
             before: None,
             strides: strides.to_vec(),
@@ -168,7 +175,13 @@ impl Walk {
         }
     }
 
+    /// The change from the last frame back to the first.
+    fn closing(&self) -> Option<f64> {
+        self.first.as_ref().zip(self.last.as_ref()).map(|(first, last)| first.mean_difference(&last.luma))
+    }
+
     fn push(&mut self, planes: Planes) {
+        self.first.get_or_insert_with(|| planes.luma.clone());
         self.series.look(&planes);
         for (i, &stride) in self.strides.iter().enumerate() {
             if self.count.is_multiple_of(stride)
@@ -230,6 +243,7 @@ mod tests {
         assert_eq!((m.frames, m.size, m.series.change.len(), m.series.flicker.len()), (20, [16, 16], 19, 18));
         near(m.change, 3.0 / 255.0);
         near(m.flicker, 0.0);
+        near(m.closing, 19.0);
         // From the mean of the first tenth (2 frames) to that of the last: 18 steps.
         let brightness = &m.drift[0];
         assert_eq!(brightness.name, "brightness");
@@ -297,7 +311,7 @@ mod tests {
     fn a_single_frame_has_no_motion() {
         let dir = tempfile::tempdir().unwrap();
         let m = measure(&open(&video(dir.path(), "a", &[40])), None, &[Seams::every(4, 1)]).unwrap();
-        assert_eq!((m.change, m.flicker, m.seams[0].score), (None, None, None));
+        assert_eq!((m.change, m.flicker, m.closing, m.seams[0].score), (None, None, None, None));
         assert!(serde_json::to_value(&m).is_ok());
     }
 }

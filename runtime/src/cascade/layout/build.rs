@@ -30,6 +30,7 @@ pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError
     let mut b =
         Builder { plan, bundle, streams: vec![], stages: vec![], tables: vec![], units: vec![], long: None, latent };
     pipeline(plan)?;
+    closes(plan)?;
     let needs = needs(plan, bundle);
     needs.check(plan, bundle)?;
     travel(plan, bundle)?;
@@ -53,8 +54,22 @@ pub(super) fn layout(plan: &Plan, bundle: &Manifest) -> Result<Layout, PlanError
     let factor = interpolation.map_or(1, |i| i.factor);
     let gaps = interpolation.and_then(|i| i.clip.as_ref()).map_or(1, |clip| clip.intervals);
     let size = [height, width];
-    let mut layout =
-        Layout { streams, stages, tables, units, frames, fps, size, needs, cues, none, long, factor, gaps };
+    let mut layout = Layout {
+        streams,
+        stages,
+        tables,
+        units,
+        frames,
+        fps,
+        size,
+        needs,
+        cues,
+        none,
+        long,
+        factor,
+        gaps,
+        closed: plan.closed,
+    };
     set_needed(&mut layout);
     Ok(layout)
 }
@@ -70,6 +85,16 @@ fn pipeline(plan: &Plan) -> Result<(), PlanError> {
         }
         _ => Ok(()),
     }
+}
+
+/// What closes a loop: windows of key frames that go round, or a gap from the last key frame to the first.
+fn closes(plan: &Plan) -> Result<(), PlanError> {
+    let round = plan.keyframes.context.as_ref().is_some_and(|c| c.closed) && plan.predict.is_none();
+    if !plan.closed || !plan.interpolate.is_empty() || round && plan.source.is_none() {
+        return Ok(());
+    }
+    let expected = "a stage interpolate, which leads from the last key frame to the first, or keyframes.context with \"closed\": true";
+    Err(plan.error("loop", expected, "neither"))
 }
 
 /// Texts at frames are for clips of which all frames are made at once.
@@ -233,19 +258,21 @@ impl Builder<'_> {
             return Err(self.plan.error(kind.name(), "a bundle that interpolates", "one that does not"));
         };
         let (below, factor) = (self.last(), interpolation.factor);
-        let gaps = self.streams[below].frames - 1;
-        if gaps == 0 {
+        let (given, closed) = (self.streams[below].frames, self.plan.closed);
+        if given == 1 {
             return Err(self.plan.error("keyframes.frames", "at least 2 when frames are interpolated", "1"));
         }
-        let frames = factor * gaps + 1;
+        let gaps = given - usize::from(!closed);
+        let frames = factor * gaps + usize::from(!closed);
         let at_once = interpolation.clip.as_ref().map_or(1, |clip| clip.intervals.min(gaps));
         let stream = self.stream(frames, self.latent);
         let units = gaps.div_ceil(at_once);
         for u in 0..units {
             let (g, end) = (u * at_once, gaps.min((u + 1) * at_once));
             let first = factor * g + usize::from(g > 0);
-            let reads = vec![Span { stream: below, frames: g..end + 1 }];
-            self.unit(u, reads, Span { stream, frames: first..factor * end + 1 });
+            let back = Span { stream: below, frames: 0..(end + 1).saturating_sub(given) };
+            let reads = vec![Span { stream: below, frames: g..given.min(end + 1) }, back];
+            self.unit(u, reads, Span { stream, frames: first..frames.min(factor * end + 1) });
         }
         let guidance = Guidance::new(settings.guidance, settings.context_guidance);
         let trained = interpolation.clip.as_ref().map_or(&self.bundle.cascade.scheduler, |clip| &clip.scheduler);
@@ -254,29 +281,35 @@ impl Builder<'_> {
         let shape = self.latents(factor * at_once + 1);
         let noise_bytes = shape.iter().product::<usize>() * F32;
         let evaluations = units * steps * guidance.branches(true).len();
-        let stage = Stage { kind, part, units, frames: frames - 1, shape, steps, evaluations, noise_bytes };
+        let stage = Stage { kind, part, units, frames: factor * gaps, shape, steps, evaluations, noise_bytes };
         self.stage(stage, table);
         Ok(())
     }
 
-    /// Windows that see `halo` frames more on each side. Returns how the result is cut into windows.
+    /// Windows that see `halo` frames more on each side, beyond the ends of a loop those at its other end. Returns how the result is cut into windows.
     fn decode(&mut self) -> Result<Windows, PlanError> {
         let d = &self.plan.decode;
         let (key, name) = if d.temporal { ("decode", "decoder") } else { ("decode.temporal", "image_decoder") };
         let part = self.part(key, name, &[])?;
         let below = self.last();
-        let (frames, halo) = (self.streams[below].frames, if d.temporal { d.halo } else { 0 });
+        let frames = self.streams[below].frames;
+        let halo = if d.temporal { d.halo.min(frames - 1) } else { 0 };
+        let round = if self.plan.closed { halo } else { 0 };
         let scale = self.bundle.cascade.spatial_factor;
         let stream = self.stream(frames, [3, self.latent[1] * scale, self.latent[2] * scale]);
         let windows = Windows { frames, window: d.window, overlap: 0 };
         for i in 0..windows.count() {
             let made = windows.covered(i);
             let read = made.start.saturating_sub(halo)..frames.min(made.end + halo);
-            self.unit(i, vec![Span { stream: below, frames: read }], Span { stream, frames: made });
+            let before = frames - round.saturating_sub(made.start)..frames;
+            let behind = 0..(made.end + round).saturating_sub(frames);
+            let reads = [before, read, behind].map(|frames| Span { stream: below, frames });
+            self.unit(i, reads.to_vec(), Span { stream, frames: made });
         }
         let units = windows.count();
         let (shape, evaluations) = if d.temporal {
-            (self.latents(frames.min(d.window + 2 * halo)), units)
+            let most = if self.plan.closed { frames.min(d.window) + 2 * halo } else { frames.min(d.window + 2 * halo) };
+            (self.latents(most), units)
         } else {
             ([&[frames.min(d.window)], &self.latent[..]].concat(), units)
         };

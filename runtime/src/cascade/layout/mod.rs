@@ -177,6 +177,8 @@ pub struct Layout {
     pub(crate) factor: usize,
     /// Gaps between given frames that one unit of an interpolation pass fills.
     pub(crate) gaps: usize,
+    /// Does the end go over into the beginning?
+    pub(crate) closed: bool,
 }
 
 /// Windows over a clip that is longer than the network takes.
@@ -272,7 +274,11 @@ impl Layout {
         let k = &plan.keyframes;
         match kind {
             Kind::Predict => k.frames + index * (k.frames - plan.predict.as_ref().map_or(0, |p| p.context)),
-            Kind::Interpolate(pass) => (index * self.gaps + 1).div_ceil(self.factor.pow(pass as u32)),
+            Kind::Interpolate(pass) => {
+                let frame = (index * self.gaps + 1).div_ceil(self.factor.pow(pass as u32));
+                // Behind the last key frame of a loop comes the first.
+                if self.closed { frame % (self.frames / self.factor.pow(plan.interpolate.len() as u32)) } else { frame }
+            }
             _ => 0,
         }
     }
@@ -305,8 +311,43 @@ mod tests {
     }
 
     #[test]
+    fn a_loop_has_a_gap_from_the_last_key_frame_to_the_first() {
+        let mut document = whole(1);
+        document["loop"] = json!(true);
+        document["stages"][2]["chunks"][0] = json!({"labels": {"night": 1}});
+        let layout = Layout::new(&plan(&document), &bundle()).unwrap();
+        assert_eq!(layout.streams.iter().map(|s| s.frames).collect::<Vec<_>>(), [6, 24, 96, 96, 96]);
+        let of = |kind| layout.units.iter().filter(|u| layout.stages[u.stage].kind == kind).collect::<Vec<_>>();
+        let spans = |u: &Unit| u.reads.iter().map(|r| r.frames.clone()).collect::<Vec<_>>();
+        let gap = of(Kind::Interpolate(0)).pop().unwrap();
+        assert_eq!((spans(gap), gap.writes.as_ref().unwrap().frames.clone()), (vec![5..6, 0..1], 21..24));
+        let gap = of(Kind::Interpolate(1)).pop().unwrap();
+        assert_eq!((spans(gap), gap.writes.as_ref().unwrap().frames.clone()), (vec![23..24, 0..1], 93..96));
+        let windows: Vec<_> = of(Kind::Decode).into_iter().map(spans).collect();
+        assert_eq!(windows[0], [94..96, 0..10]);
+        assert_eq!((windows[1].len(), windows[1][0].clone()), (1, 6..18));
+        assert_eq!(windows.last().unwrap(), &[86..96, 0..2]);
+        // The gap leads to the first key frame, and shows what that shows.
+        let plan = plan(&document);
+        let shown = |index| layout.cue_of(layout.key_frame(&plan, Kind::Interpolate(0), index)).labels[0];
+        assert_eq!((shown(2), shown(4), shown(5)), (0, 1, 0));
+        assert!(layout.seams().iter().all(|s| [1, 4, 16].contains(&s.every)));
+        let stages = document["stages"].as_array_mut().unwrap();
+        stages.retain(|stage| stage["op"] != "interpolate");
+        let e = Layout::new(&self::plan(&document), &bundle()).unwrap_err().to_string();
+        assert!(e.starts_with("test.json: loop: expected a stage interpolate"), "{e}");
+    }
+
+    #[test]
     fn every_frame_is_written_once_and_read_at_least_once() {
+        for closed in [false, true] {
+            every_frame(closed);
+        }
+    }
+
+    fn every_frame(closed: bool) {
         let mut document = whole(3);
+        document["loop"] = json!(closed);
         document["stages"][6]["overlap"] = json!(2);
         document["stages"][1]["start"] = json!("image");
         let layout = Layout::new(&plan(&document), &bundle()).unwrap();

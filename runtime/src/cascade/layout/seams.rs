@@ -25,7 +25,8 @@ impl Layout {
             }
             if kind != Kind::Upsample && kind != Kind::Decode {
                 let frames = self.streams[writes.stream].frames;
-                every = ((self.frames - 1) / (frames - 1).max(1)).max(1);
+                let open = usize::from(!self.closed);
+                every = ((self.frames - open) / (frames - open).max(1)).max(1);
             }
         }
         let last = (self.frames - 1) / every;

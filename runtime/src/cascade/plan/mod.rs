@@ -113,6 +113,8 @@ pub struct Plan {
     pub noise: NoiseRule,
     /// Height and width of the decoded frames, in pixels; the bundle's own size when absent.
     pub size: Option<[usize; 2]>,
+    /// Does the end of the video go over into its beginning?
+    pub closed: bool,
     /// What the video shows.
     pub conditions: Conditions,
     /// Frames that are there already; then no stage makes any, and settings of those stages mean nothing.
@@ -145,6 +147,9 @@ impl Plan {
         map.insert("noise".to_owned(), json!(self.noise));
         if let Some(size) = self.size {
             map.insert("size".to_owned(), json!(size));
+        }
+        if self.closed {
+            map.insert("loop".to_owned(), true.into());
         }
         let mut stages = vec![stage("conditions", &self.conditions)];
         match &self.source {

@@ -29,7 +29,7 @@ fn full() -> Value {
         Value::Object(map)
     };
     json!({
-        "version": 1, "checkpoint": "a", "bundle": "b", "seed": 0, "noise": "torch", "size": [64, 96],
+        "version": 1, "checkpoint": "a", "bundle": "b", "seed": 0, "noise": "torch", "size": [64, 96], "loop": true,
         "stages": [
             both(conditions, &text),
             {"op": "keyframes", "frames": 8, "guidance_rescale": 0.5, "scheduler": {"type": "lcm"}, "context": {}},

@@ -59,6 +59,7 @@ impl Template {
             seed: 0,
             noise: NoiseRule::Counter,
             size: main.is_some().then_some([height * cascade.spatial_factor, width * cascade.spatial_factor]),
+            closed: false,
             conditions,
             source: main.is_none().then(file),
             keyframes: keyframes(bundle, needs),

@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, Axis};
 
 use super::super::error::{CascadeError, Place};
-use super::super::layout::Kind;
+use super::super::layout::{Kind, Unit};
 use super::super::plan::ContextReplace;
 use super::super::store::Frame;
 use super::sample::Job;
@@ -127,7 +127,7 @@ impl Stages<'_> {
     /// left end too.
     pub(super) fn interpolate(
         &self,
-        place: Place,
+        (place, unit): (Place, &Unit),
         pass: usize,
         steps: &Table,
         inputs: &[Vec<Frame>],
@@ -154,6 +154,7 @@ impl Stages<'_> {
             long: None,
         };
         let first = usize::from(place.unit > 0);
-        Ok(split(self.sample(place, &job, steps, control)?, first..last + 1))
+        let made = unit.writes.as_ref().map_or(0, |span| span.frames.len());
+        Ok(split(self.sample(place, &job, steps, control)?, first..first + made))
     }
 }

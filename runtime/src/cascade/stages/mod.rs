@@ -97,7 +97,7 @@ impl Work for Stages<'_> {
             Kind::Keyframes if stage.part == Some("image") => self.image(place, Source::Keyframes, steps, control),
             Kind::Keyframes => self.keyframes(place, stage.part.unwrap_or("keyframes"), steps, inputs, control),
             Kind::Predict => self.predict(place, steps, inputs, control),
-            Kind::Interpolate(pass) => self.interpolate(place, pass, steps, inputs, control),
+            Kind::Interpolate(pass) => self.interpolate((place, u), pass, steps, inputs, control),
             Kind::Decode => self.decode(place, u, inputs),
             Kind::Upsample => self.upsample(place, u, steps, inputs, control),
             Kind::Video => self.write(unit, inputs, control),

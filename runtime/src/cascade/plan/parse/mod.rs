@@ -43,6 +43,7 @@ pub(super) fn plan(document: &Value, file: &str, base: &Path) -> Result<Plan, Pl
         seed: o.whole("seed", 0..=i64::MAX as u64, 0)?,
         noise,
         size: size(&mut o)?,
+        closed: o.flag("loop", false)?,
         conditions: Conditions::default(),
         source: None,
         keyframes: Keyframes::default(),

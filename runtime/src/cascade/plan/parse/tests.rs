@@ -113,7 +113,7 @@ fn unknown_keys_are_refused_with_their_path() {
     document["sed"] = json!(3);
     assert_eq!(
         message(&document),
-        "drive.json: sed: unknown key (known here: version, noise, checkpoint, bundle, seed, size, stages)"
+        "drive.json: sed: unknown key (known here: version, noise, checkpoint, bundle, seed, size, loop, stages)"
     );
     assert!(
         message(&json!({"version": 1, "stages": [{"op": "keyframes", "step": 4}]}))
