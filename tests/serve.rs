@@ -108,6 +108,19 @@ fn a_video_is_continued_with_the_bytes_of_a_longer_plan() {
     ended(&server, &remix);
     let got = server.get(&format!("/v1/videos/{remix}/content")).expect(200).body;
     assert!(got == whole(scratch.path(), &plan, &["seed=8"]));
+    // The second and the third job had networks of the first one.
+    let numbers = server.get("/metrics").text();
+    let number = |name: &str| -> u64 {
+        let line =
+            numbers.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {numbers}"));
+        line.trim().parse().unwrap()
+    };
+    assert!(number("vldm_networks_loaded_total") < number("vldm_networks_reused_total"), "{numbers}");
+    assert_eq!(number("vldm_networks_bytes{state=\"used\"}"), 0);
+    assert!(
+        number("vldm_networks_bytes{state=\"idle\"}") > 10_000 && number("vldm_resident_memory_bytes") > 10_000_000
+    );
+    assert!(numbers.contains("vldm_stage_seconds_total{model=\"tiny\",stage=\"keyframes\"}"));
     let events = server.get(&format!("/v1/videos/{remix}/events")).expect(200).text();
     assert!(events.starts_with("event: done\nid: "), "{events}");
     let list = server.get("/v1/videos?limit=2&order=asc").expect(200).json();

@@ -372,6 +372,12 @@ pub struct LatentUpsampler {
 }
 
 impl Manifest {
+    /// Bytes of the graph of a part and of all weight files that it refers to, which other parts may share.
+    pub fn bytes_of(&self, part: &Part) -> u64 {
+        let weights = part.weights.iter().filter_map(|file| self.weights.get(file)).map(|weights| weights.bytes);
+        weights.fold(part.bytes, u64::saturating_add)
+    }
+
     /// Reads and checks the manifest of the bundle in `dir`, and that every file it names is there in its full size.
     /// Digests are not computed.
     ///

@@ -34,6 +34,12 @@ pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
+/// All memory, in bytes, where the system tells.
+#[cfg(feature = "server")]
+pub fn memory() -> Option<u64> {
+    kilobytes("/proc/meminfo", "MemTotal:")
+}
+
 /// Memory that is free for programs, in bytes, where the system tells.
 pub fn memory_available() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemAvailable:")

@@ -183,7 +183,9 @@ pub fn make_on(
     let (keeping, wish) = folder.map_or((None, Wish::default()), |f| (Some(f.keeping()), f.wish.clone()));
     let lanes = Some(job.away.map_or(o.lanes, |away| away.lanes));
     let elsewhere = job.away.map(|away| away.elsewhere);
-    let options = RunOptions { threads, lanes, kernels, library, settings, fallback, cancel, keeping, elsewhere, wish };
+    let pool = None;
+    let options =
+        RunOptions { threads, lanes, kernels, library, settings, fallback, cancel, keeping, elsewhere, wish, pool };
     let bundle = (job.bundle.path.as_path(), &job.bundle.manifest);
     match cascade::run(job.plan, bundle, job.engine.backend, &options, progress, screen) {
         Err(CascadeError::Cancelled) => {

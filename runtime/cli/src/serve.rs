@@ -10,11 +10,12 @@ use vldm_server::{Config, Endpoint, Engine, Limits, Model, Tls};
 
 use crate::bundle::CacheArgs;
 use crate::engine::EngineArgs;
-use crate::folders;
 use crate::output::{Output, note};
 use crate::plan::PlanArgs;
+use crate::plan::estimate::size;
 use crate::run_folder::program;
 use crate::worker::QueueArgs;
+use crate::{folders, machine};
 
 /// Serve plans over HTTP: the Videos API, events, the Open Inference Protocol, metrics (docs/server.md).
 ///
@@ -46,6 +47,10 @@ pub struct Args {
     /// File of the secret that signs what goes to the address, one for each
     #[arg(long, value_name = "FILE", requires = "webhook")]
     webhook_secret: Vec<PathBuf>,
+    /// Graphs and weights, such as 4GB, that stay loaded for the next job, and as many for the inference protocol [default: an
+    /// eighth of the machine's memory]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -129,6 +134,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         webhooks,
         expiry: Duration::from_secs(args.limits.keep_hours.saturating_mul(3600)),
         limits: args.limits.limits(),
+        memory: args.memory.or_else(|| Some(machine::memory()? / 8)).unwrap_or(1 << 30),
         workers: args.queue.workers()?,
     };
     let o = engine.options;

@@ -27,6 +27,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long a result is kept.
     pub expiry: Duration,
+    /// Bytes of graphs and weights that stay loaded for jobs, and for requests of the inference protocol.
+    pub memory: u64,
     /// Who runs the units of jobs; this process when absent.
     pub workers: Option<Workers>,
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use vldm_runtime::cascade::Pool;
 
 use crate::book::Book;
 use crate::config::{Limits, Workers};
@@ -53,6 +54,8 @@ pub struct Hub {
     pub program: String,
     /// Who runs the units of jobs; this process when absent.
     pub workers: Option<Workers>,
+    /// Networks between jobs.
+    pub pool: Pool,
     /// What an operator watches.
     pub metrics: Metrics,
     expiry: Duration,
@@ -101,6 +104,7 @@ impl Hub {
             limits,
             program,
             workers: config.workers.clone(),
+            pool: Pool::new(config.memory),
             metrics: Metrics::default(),
             expiry,
             folder,

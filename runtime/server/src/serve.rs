@@ -167,12 +167,12 @@ async fn expire(hub: Arc<Hub>) {
 
 /// All routes; those that need a key come first.
 fn routes(config: Config, hub: &Arc<Hub>, ready: &Ready) -> Router {
-    let keys = config.keys.map(Arc::new);
+    let (keys, memory) = (config.keys.map(Arc::new), config.memory);
     let guarded = Router::new()
         .merge(videos::router(hub.clone()))
         .merge(events::router(hub.clone()))
         .merge(metrics::router(hub.clone()))
-        .merge(inference(hub, ready))
+        .merge(inference(hub, memory, ready))
         .merge(models_api::router(&hub.models))
         .layer(middleware::from_fn_with_state(keys, authorize));
     let nothing = || async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address") };
@@ -187,7 +187,7 @@ fn routes(config: Config, hub: &Arc<Hub>, ready: &Ready) -> Router {
 }
 
 /// Each part of each bundle, one by one.
-fn inference(hub: &Hub, ready: &Ready) -> Router {
+fn inference(hub: &Hub, memory: u64, ready: &Ready) -> Router {
     let bundle =
         |m: &Model| kserve::Bundle { name: m.name.clone(), dir: m.bundle.clone(), manifest: m.manifest.clone() };
     let Engine { backend, threads, lanes, kernels, library, settings, fallback } = hub.engine.clone();
@@ -196,7 +196,7 @@ fn inference(hub: &Hub, ready: &Ready) -> Router {
     kserve::router(
         hub.models.iter().map(bundle).collect(),
         kserve::Engine { backend, options },
-        kserve::Limits::default(),
+        kserve::Limits { memory, ..kserve::Limits::default() },
         Arc::new(move || ready.get()),
     )
 }

@@ -140,9 +140,12 @@ fn make(hub: &Hub, job: &Job, live: &Arc<Live>) -> Result<(), RunError> {
         keeping: Some(Keeping { journal: &journal, program: &hub.program, checkpoint: None, pixels: false }),
         elsewhere: away.as_ref().map(|(coordinator, _)| coordinator as &dyn Elsewhere),
         wish: Wish::default(),
+        pool: Some(hub.pool.clone()),
     };
     let screen = Screen { sink, format: video::format(&file)?.name() };
-    cascade::run(&plan, (&model.bundle, &model.manifest), engine.backend, &options, live.as_ref(), screen)?;
+    let bundle = (model.bundle.as_path(), &model.manifest);
+    let report = cascade::run(&plan, bundle, engine.backend, &options, live.as_ref(), screen)?;
+    hub.metrics.made(&model.name, &report);
     Ok(())
 }
 

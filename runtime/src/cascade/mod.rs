@@ -19,6 +19,7 @@ pub mod explain;
 pub mod layout;
 mod pending;
 pub mod plan;
+mod pool;
 mod progress;
 mod recipe;
 mod sessions;
@@ -40,6 +41,7 @@ pub use away::{Elsewhere, Task};
 pub use durable::Keeping;
 pub use error::{CascadeError, Place};
 pub use pending::{Pending, pending};
+pub use pool::{Counts, Pool};
 pub use progress::{Event, Progress, Report, Silent, StageReport};
 pub use site::{Networks, Site};
 pub use store::Frame;
@@ -83,6 +85,8 @@ pub struct RunOptions<'a> {
     pub elsewhere: Option<&'a dyn Elsewhere>,
     /// Which part of the work is asked for; needs `keeping`.
     pub wish: Wish,
+    /// Where networks come from, and go to when the run needs them no more; they are dropped when absent.
+    pub pool: Option<Pool>,
 }
 
 /// Where the frames go.
@@ -109,7 +113,8 @@ pub fn run(
     let layout = Layout::new(plan, bundle)?;
     let threads = options.threads.max(1);
     let lanes = options.lanes.unwrap_or_else(|| backend.lanes(threads)).max(1);
-    let crew = Crew::new(lanes.max(backend.lanes(threads)));
+    let processors = lanes.max(backend.lanes(threads));
+    let crew = options.pool.as_ref().map_or_else(|| Crew::new(processors), |pool| pool.crew(processors));
     let (kernels, library) = (options.kernels, options.library.clone());
     let (settings, fallback) = (options.settings.clone(), options.fallback);
     let load =
@@ -118,7 +123,7 @@ pub fn run(
     let keeper = keeper(plan, bundle, &layout, options, film)?;
     let all = Agenda::all(&layout);
     let agenda = keeper.as_ref().map_or(&all, Keeper::agenda);
-    let sessions = Sessions::new(dir, bundle, backend, load);
+    let sessions = Sessions::new(dir, bundle, backend, load).of(options.pool.clone());
     sessions.expect(&layout.sizes());
     let away = options.elsewhere.zip(keeper.as_ref());
     let here = if away.is_some() { Here::Files } else { Here::All };
@@ -128,7 +133,11 @@ pub fn run(
     let work: &dyn Work = away.as_ref().map_or(&stages, |away| away);
     let durable = keeper.as_ref().map(|keeper| Durable { keeper, work });
     let work: &dyn Work = durable.as_ref().map_or(work, |durable| durable);
-    let outcome = executor::execute((&layout, agenda), work, lanes, &crew, options.cancel, progress)?;
+    let outcome = executor::execute((&layout, agenda), work, lanes, &crew, options.cancel, progress);
+    if matches!(outcome, Ok(_) | Err(CascadeError::Cancelled)) {
+        sessions.release_all();
+    }
+    let outcome = outcome?;
     let whole = options.wish.only.is_none();
     let video = if whole { Some(stages.into_sink().finish()?) } else { None };
     Ok(Report {

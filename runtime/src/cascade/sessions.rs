@@ -8,6 +8,7 @@ use ndarray::ArrayD;
 use vldm_graphs::bundle::Manifest;
 
 use super::error::{CascadeError, Place};
+use super::pool::{Lent, Pool};
 use crate::backend::{Backend, LoadOptions, Profile, Session};
 use crate::pieces;
 use crate::tensor::Tensor;
@@ -17,8 +18,15 @@ use crate::tensor::Tensor;
 struct Slot {
     /// Those that the plan asks with, and all that were asked so far.
     sizes: Profile,
-    /// The network, and the sizes that it was loaded for.
-    loaded: Option<(Profile, Arc<dyn Session>)>,
+    loaded: Option<Loaded>,
+}
+
+struct Loaded {
+    session: Arc<dyn Session>,
+    /// What it was loaded for.
+    sizes: Profile,
+    /// Its place in the pool.
+    lent: Option<Lent>,
 }
 
 /// What a network answers to those of `inputs` that it has.
@@ -52,18 +60,25 @@ pub(super) struct Sessions<'a> {
     parts: BTreeMap<String, Mutex<Slot>>,
     /// Whether networks stay.
     keep: bool,
+    /// Where networks come from and go to.
+    pool: Option<Pool>,
 }
 
 impl<'a> Sessions<'a> {
     /// The networks of a bundle; none is loaded yet.
     pub(super) fn new(dir: &'a Path, bundle: &'a Manifest, backend: &'a dyn Backend, options: LoadOptions) -> Self {
         let parts = bundle.parts.keys().map(|name| (name.clone(), Mutex::default())).collect();
-        Self { dir, bundle, backend, options, parts, keep: false }
+        Self { dir, bundle, backend, options, parts, keep: false, pool: None }
     }
 
     /// The same, where no network is ever dropped: other runs come that call it.
     pub(super) fn kept(self) -> Self {
         Self { keep: true, ..self }
+    }
+
+    /// The same, with networks of `pool`.
+    pub(super) fn of(self, pool: Option<Pool>) -> Self {
+        Self { pool, ..self }
     }
 
     /// Sizes of parts that a plan will ask with, beside those of its first calls.
@@ -137,24 +152,39 @@ impl<'a> Sessions<'a> {
         let asked = if sized { Profile::of(&part.inputs, inputs) } else { Profile::default() };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         match &slot.loaded {
-            Some((sizes, session)) if sizes.contains(&asked) => return Ok(Arc::clone(session)),
-            Some((sizes, _)) => tracing::info!("{name}: loaded for {sizes}, asked with {asked}: it is loaded again"),
+            Some(there) if there.sizes.contains(&asked) => return Ok(Arc::clone(&there.session)),
+            Some(there) => tracing::info!("{name}: loaded for {}, asked with {asked}: it is loaded again", there.sizes),
             None => {}
         }
         slot.loaded = None;
         slot.sizes.widen(&asked);
         let profile = sized.then(|| slot.sizes.clone());
-        let options = LoadOptions { profile, ..self.options.clone() };
-        let fail = |e| CascadeError::Part { place, part: name.to_owned(), source: Box::new(e) };
-        let session: Arc<dyn Session> = pieces::load(self.backend, self.dir, part, &options).map_err(fail)?.into();
-        slot.loaded = Some((options.profile.unwrap_or_default(), Arc::clone(&session)));
+        let sizes = profile.clone().unwrap_or_default();
+        let lend = |pool: &Pool| pool.lend((self.dir, name), &self.options, &sizes, self.bundle.bytes_of(part));
+        let (lent, found) = self.pool.as_ref().map(lend).unzip();
+        let (sizes, session) = if let Some(found) = found.flatten() {
+            found
+        } else {
+            let options = LoadOptions { profile, ..self.options.clone() };
+            let fail = |e| CascadeError::Part { place, part: name.to_owned(), source: Box::new(e) };
+            (sizes, pieces::load(self.backend, self.dir, part, &options).map_err(fail)?.into())
+        };
+        slot.loaded = Some(Loaded { session: Arc::clone(&session), sizes, lent });
         Ok(session)
     }
 
-    /// Nothing more of the run calls the part: it is dropped.
+    /// Nothing more of the run calls the part: it is dropped, or goes back to the pool.
     pub(super) fn release(&self, name: &str) {
-        if let Some(part) = self.parts.get(name).filter(|_| !self.keep) {
-            part.lock().unwrap_or_else(PoisonError::into_inner).loaded = None;
+        if let Some(slot) = self.parts.get(name).filter(|_| !self.keep) {
+            let loaded = slot.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
+            if let Some(Loaded { session, sizes, lent: Some(lent) }) = loaded {
+                lent.give_back(sizes, session);
+            }
         }
+    }
+
+    /// Releases all parts. Not called after an error of the engine, whose networks may be broken.
+    pub(super) fn release_all(&self) {
+        self.parts.keys().for_each(|name| self.release(name));
     }
 }

@@ -51,13 +51,12 @@ pub(super) struct Job {
 impl Model {
     /// The parts of a bundle, numbered from `first`.
     pub(super) fn all(bundle: &str, dir: &Path, manifest: &Manifest, first: usize) -> Vec<Self> {
-        let weight = |file: &String| manifest.weights.get(file).map_or(0, |w| w.bytes);
         let model = |(i, (name, part)): (usize, (&String, &Part))| Self {
             name: format!("{bundle}.{name}"),
             index: first + i,
             dir: dir.to_owned(),
             signature: Signature::of(part),
-            bytes: part.weights.iter().map(weight).fold(part.bytes, u64::saturating_add),
+            bytes: manifest.bytes_of(part),
             part: part.clone(),
             statistics: Statistics::default(),
             fault: Mutex::new(None),

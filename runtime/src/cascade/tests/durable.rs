@@ -99,6 +99,7 @@ impl Place {
             keeping: Some(keeping),
             elsewhere: if go.elsewhere { Some(&neighbour) } else { None },
             wish: go.wish.clone(),
+            pool: None,
         };
         let out = Out { path, scratch: Some(journal.scratch()), disk: Arc::clone(&go.disk) };
         let spec = Layout::new(&plan, &bundle)?.video(&plan);

@@ -60,6 +60,7 @@ pub(super) fn made_on(
         keeping: None,
         elsewhere: None,
         wish: Wish::default(),
+        pool: None,
     };
     let backend = FakeBackend { seen: Arc::clone(seen), bundle: bundle.clone() };
     let screen = Screen { sink: Box::new(sink.clone()), format: "memory" };

@@ -57,11 +57,12 @@ struct Run {
     seen: Arc<Seen>,
     cancel: AtomicBool,
     lanes: usize,
+    pool: Option<Pool>,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { sink: Collect::default(), seen: Arc::default(), cancel: AtomicBool::new(false), lanes: 2 }
+        Self { sink: Collect::default(), seen: Arc::default(), cancel: AtomicBool::new(false), lanes: 2, pool: None }
     }
 }
 
@@ -78,6 +79,7 @@ impl Run {
             keeping: None,
             elsewhere: None,
             wish: Wish::default(),
+            pool: self.pool.clone(),
         };
         let backend = FakeBackend { seen: Arc::clone(&self.seen), bundle: bundle() };
         let screen = Screen { sink: Box::new(self.sink.clone()), format: "memory" };
@@ -295,4 +297,31 @@ fn a_network_is_dropped_as_soon_as_nothing_is_left_for_it() {
     run.go(&whole(0), &Silent).unwrap();
     // conditions alone, then keyframes alone, then interpolate, decoder and upsampler in turns
     assert_eq!(run.seen.most.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn the_networks_of_a_run_wait_in_a_pool_for_the_next_one_unless_the_engine_failed() {
+    let pool = Pool::new(u64::MAX);
+    let seen = Arc::<Seen>::default();
+    let again = || Run { seen: Arc::clone(&seen), pool: Some(pool.clone()), ..Run::default() };
+    let (loads, live) = (|| seen.loads.load(Ordering::Relaxed), || seen.live.load(Ordering::Relaxed));
+    let (first, second) = (again(), again());
+    first.go(&day_to_night(), &Silent).unwrap();
+    let parts = loads();
+    assert!(parts > 4 && live() == parts);
+    second.go(&day_to_night(), &Silent).unwrap();
+    assert_eq!((loads(), live()), (parts, parts));
+    assert!(first.frames() == second.frames() && first.frames() == frames(&day_to_night(), 2));
+    let stopped = again();
+    stopped.cancel.store(true, Ordering::Relaxed);
+    assert!(matches!(stopped.go(&day_to_night(), &Silent), Err(CascadeError::Cancelled)));
+    assert_eq!((loads(), live()), (parts, parts));
+    let counts = pool.counts();
+    assert_eq!((counts.loaded, counts.used_bytes), (parts as u64, 0));
+    let fails = Arc::new(Seen { fail: Some(("decoder", 1)), ..Seen::default() });
+    let broken = Run { seen: Arc::clone(&fails), pool: Some(Pool::new(u64::MAX)), ..Run::default() };
+    broken.go(&day_to_night(), &Silent).unwrap_err();
+    let kept = broken.pool.as_ref().map(Pool::counts).unwrap();
+    assert_eq!((fails.loads.load(Ordering::Relaxed) as u64, kept.used_bytes), (kept.loaded, 0));
+    assert!(fails.live.load(Ordering::Relaxed) < 3, "those that were in use are dropped");
 }
