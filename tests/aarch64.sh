@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 
 target=aarch64-unknown-linux-gnu
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
+export VLDM_TEST_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$VLDM_TEST_RUNNER
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc CXX_aarch64_unknown_linux_gnu=aarch64-linux-gnu-g++
 for tool in aarch64-linux-gnu-gcc aarch64-linux-gnu-g++; do
     command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install gcc-aarch64-linux-gnu g++-aarch64-linux-gnu" >&2; exit 1; }
@@ -22,7 +23,7 @@ what=${1:-}
 [ $# -eq 0 ] || shift
 case $what in
 build) cargo build --release --locked --target $target -p vldm --bin vldm "$@" ;;
-test) cargo test --release --locked --target $target --workspace --lib -- "$@" ;;
+test) cargo test --release --locked --target $target --workspace --lib --no-fail-fast -- "$@" ;;
 run) cargo run --release --locked --target $target -p vldm --bin vldm -- "$@" ;;
 *)
     echo "expected build, test or run" >&2

@@ -270,8 +270,12 @@ fn another_process() {
 }
 
 fn start(folder: &Path) -> Child {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "engines::tests::another_process", "--ignored"]).env(FOLDER, folder);
+    let this = env::current_exe().unwrap().into_os_string().into_string().unwrap();
+    // Emulated, the program of these tests needs its emulator (tests/aarch64.sh).
+    let runner = env::var("VLDM_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().chain([this.as_str()]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(["--exact", "engines::tests::another_process", "--ignored"]).env(FOLDER, folder);
     command.stdout(Stdio::null()).spawn().unwrap()
 }
 
