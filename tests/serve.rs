@@ -5,6 +5,7 @@ pub mod http;
 mod openapi;
 mod sdk;
 mod tls;
+mod traces;
 mod triton;
 mod webhooks;
 

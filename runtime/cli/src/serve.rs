@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use vldm_server::keys::Keys;
-use vldm_server::{Config, Endpoint, Engine, Limits, Model, Tls};
+use vldm_server::{Config, Endpoint, Engine, Limits, Model, Tls, Traces};
 
 use crate::bundle::CacheArgs;
 use crate::engine::EngineArgs;
@@ -47,6 +47,9 @@ pub struct Args {
     /// File of the secret that signs what goes to the address, one for each
     #[arg(long, value_name = "FILE", requires = "webhook")]
     webhook_secret: Vec<PathBuf>,
+    /// Collector that traces go to, by OTLP over HTTP (docs/server.md, "Traces")
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp: Option<String>,
     /// Graphs and weights, such as 4GB, that stay loaded for the next job, and as many for the inference protocol [default: an
     /// eighth of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -132,6 +135,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         tls,
         keys,
         webhooks,
+        traces: args.otlp.as_deref().map(Traces::to).transpose()?.unwrap_or_default(),
         expiry: Duration::from_secs(args.limits.keep_hours.saturating_mul(3600)),
         limits: args.limits.limits(),
         memory: args.memory.or_else(|| Some(machine::memory()? / 8)).unwrap_or(1 << 30),

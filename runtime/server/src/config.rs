@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::keys::Keys;
 use crate::tls::Tls;
+use crate::traces::Traces;
 use crate::webhooks::Endpoint;
 
 /// How a server is set up.
@@ -23,6 +24,8 @@ pub struct Config {
     pub keys: Option<Keys>,
     /// Who is told how videos end.
     pub webhooks: Vec<Endpoint>,
+    /// Where traces go.
+    pub traces: Traces,
     /// What may be asked for.
     pub limits: Limits,
     /// How long a result is kept.

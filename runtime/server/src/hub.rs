@@ -20,6 +20,7 @@ use crate::models::{Engine, Models};
 use crate::problem::Problem;
 use crate::queue;
 use crate::store::{Store, StoreError};
+use crate::traces::Traces;
 use crate::webhooks::Post;
 
 /// Seconds after which a client that found no room may ask again.
@@ -58,6 +59,8 @@ pub struct Hub {
     pub pool: Pool,
     /// What an operator watches.
     pub metrics: Metrics,
+    /// Where traces go.
+    pub traces: Traces,
     expiry: Duration,
     folder: PathBuf,
     book: Mutex<Book>,
@@ -106,6 +109,7 @@ impl Hub {
             workers: config.workers.clone(),
             pool: Pool::new(config.memory),
             metrics: Metrics::default(),
+            traces: config.traces.clone(),
             expiry,
             folder,
             book,

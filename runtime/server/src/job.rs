@@ -80,6 +80,9 @@ pub struct Job {
     pub remixed_from: Option<String>,
     /// The video that this one goes on from.
     pub extends: Option<String>,
+    /// The span of the request, as a `traceparent` header.
+    #[serde(default)]
+    pub trace: Option<String>,
 }
 
 impl Job {

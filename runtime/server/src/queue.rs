@@ -50,6 +50,7 @@ mod tests {
             error: None,
             remixed_from: None,
             extends: None,
+            trace: None,
         }
     }
 

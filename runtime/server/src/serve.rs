@@ -130,7 +130,12 @@ pub async fn serve(
     expires.abort();
     renews.inspect(JoinHandle::abort);
     // The engine stops at its next step; a panic of it has been told already.
-    let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
+    let _ended = tokio::task::spawn_blocking(move || {
+        let ended = thread.join();
+        hub.traces.end();
+        ended
+    })
+    .await;
     Ok(())
 }
 

@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use opentelemetry::Context;
 use serde_json::Value;
 use vldm_cluster::{Coordinator, Queue, QueueError, Run};
 use vldm_runtime::cascade::layout::Layout;
@@ -21,6 +22,7 @@ use crate::hub::{Hub, Outcome};
 use crate::job::{Failure, Job};
 use crate::live::{Live, Stop};
 use crate::models::Model;
+use crate::traces;
 
 /// The picture that a plan starts from.
 pub const IMAGE: &str = "first.png";
@@ -54,13 +56,16 @@ enum RunError {
 /// Runs jobs until the server stops.
 pub fn work(hub: &Hub) {
     while let Some((job, live)) = hub.claim() {
-        tracing::info!(target: "vldm::server", job = job.id, model = job.model, "started");
+        let span = hub.traces.job(&job);
+        let trace = traces::id(&span);
+        tracing::info!(target: "vldm::server", job = job.id, trace, model = job.model, "started");
         let began = Instant::now();
-        let done = catch_unwind(AssertUnwindSafe(|| make(hub, &job, &live)));
+        let done = catch_unwind(AssertUnwindSafe(|| make(hub, &job, &live, &span)));
         let outcome = outcome(&job, &live, done.ok());
         let (seconds, name) = (began.elapsed().as_secs_f64(), outcome.name());
         hub.metrics.ended(name, seconds);
-        tracing::info!(target: "vldm::server", job = job.id, outcome = name, seconds, "ended");
+        traces::ended(&span, name, matches!(outcome, Outcome::Failed(_)));
+        tracing::info!(target: "vldm::server", job = job.id, trace, outcome = name, seconds, "ended");
         if let Err(error) = hub.ended(&job, outcome) {
             tracing::error!(target: "vldm::server", %error, job = job.id, "cannot write down how a job ended");
         }
@@ -107,7 +112,7 @@ pub fn place_image(plan: &mut Plan, image: &Path) {
     }
 }
 
-fn make(hub: &Hub, job: &Job, live: &Arc<Live>) -> Result<(), RunError> {
+fn make(hub: &Hub, job: &Job, live: &Arc<Live>, span: &Context) -> Result<(), RunError> {
     let model = hub.models.get(&job.model).ok_or_else(|| RunError::NoModel(job.model.clone()))?;
     let folder = hub.folder(&job.id);
     let io = |path: &Path| {
@@ -144,8 +149,10 @@ fn make(hub: &Hub, job: &Job, live: &Arc<Live>) -> Result<(), RunError> {
     };
     let screen = Screen { sink, format: video::format(&file)?.name() };
     let bundle = (model.bundle.as_path(), &model.manifest);
+    let began = SystemTime::now();
     let report = cascade::run(&plan, bundle, engine.backend, &options, live.as_ref(), screen)?;
     hub.metrics.made(&model.name, &report);
+    hub.traces.stages(span, began, &report);
     Ok(())
 }
 

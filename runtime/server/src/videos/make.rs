@@ -211,6 +211,7 @@ fn job(caller: &Caller, (id, model): (String, String), fitted: &Fitted, image: b
         error: None,
         remixed_from: origin.remixed,
         extends: origin.extends,
+        trace: caller.trace.clone(),
     }
 }
 
