@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use vldm_graphs::bundle::Manifest;
 use vldm_graphs::families::FAMILIES;
+use vldm_graphs::fused::is_multi_head_attention;
+use vldm_graphs::onnx;
+use vldm_graphs::ops::Op;
 use vldm_optimize::Target;
 use vldm_runtime::Tensor;
 use vldm_tests::golden::{Case, cases};
@@ -152,6 +155,20 @@ fn python_accepts_and_runs_modelscope() {
 #[test]
 fn python_accepts_and_runs_stable_video_diffusion() {
     CHECKED[6].iter().for_each(|set| python_agrees_on(set));
+}
+
+/// Operators of ONNX Runtime included, which have kernels on the processor too.
+#[test]
+fn python_accepts_and_runs_bundles_optimised_for_cuda() {
+    let scratch = tempfile::tempdir().unwrap();
+    for set in ["tiny", "sd2", "modelscope", "svd", "animatediff", "x4-video", "lavie", "videocrafter2"] {
+        let bundle = optimized(set, Target::Cuda, scratch.path());
+        let graphs = bundle::parts(&bundle).into_iter().map(|file| onnx::read(&file).unwrap());
+        let attends = |op: &Op| matches!(op, Op::Call(call) if is_multi_head_attention(call));
+        let count: usize = graphs.map(|graph| graph.nodes().iter().filter(|node| attends(&node.op)).count()).sum();
+        assert!(count > 1, "{set}");
+        python_accepts(set, &bundle);
+    }
 }
 
 /// Functions of the fused operators included, which come with their bodies.

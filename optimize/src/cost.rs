@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-use vldm_graphs::fused::{ATTENTION, LINEARS};
+use vldm_graphs::fused::{ATTENTION, LINEARS, is_multi_head_attention};
 use vldm_graphs::ir::{Graph, Node, Shape, ValueId};
 use vldm_graphs::ops::Op;
+use vldm_graphs::temporal::TEMPORAL_ATTENTION;
 
 /// What a graph costs, with given sizes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,11 +61,11 @@ pub(crate) fn macs(graph: &Graph, node: &Node, symbols: &BTreeMap<String, usize>
             product(&x)?.checked_mul(*w.first()?)
         }
         // q·k and weights·v: both as many as keys for each element of the queries.
-        Op::Call(call) if call.name == ATTENTION => {
+        Op::Call(call) if call.name == ATTENTION || is_multi_head_attention(call) => {
             product(&input(0)?)?.checked_mul(*input(1)?.get(1)?)?.checked_mul(2)
         }
         // q·k and weights·v: both `frames` for each element of [b, t, p, c].
-        Op::Call(call) if call.name == "TemporalAttention" => {
+        Op::Call(call) if call.name == TEMPORAL_ATTENTION => {
             let x = input(0)?;
             product(&x)?.checked_mul(*x.get(1)?)?.checked_mul(2)
         }

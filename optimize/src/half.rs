@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use vldm_graphs::fused::is_multi_head_attention;
 use vldm_graphs::ir::{
     DType, Graph, Initializer, InitializerData, InlineError, Node, TensorType, ValueId, VerifyError, verify,
 };
@@ -82,7 +83,7 @@ fn dtypes(graph: &Graph) -> Vec<Option<DType>> {
                 BinaryKind::Equal | BinaryKind::Greater | BinaryKind::Less | BinaryKind::LessOrEqual,
             )) => Some(DType::Bool),
             Op::Where(_) => of(1),
-            Op::Call(_) => None,
+            Op::Call(call) if !is_multi_head_attention(call) => None,
             _ => of(0),
         };
         for id in node.outputs.iter().flatten() {
@@ -103,7 +104,7 @@ fn reason(node: &Node, types: &[Option<DType>]) -> Option<(&'static str, bool)> 
         Op::Constant(_) | Op::ConstantOfShape(_) => Some(("it is a constant", false)),
         Op::Unary(Unary(UnaryKind::Exp | UnaryKind::Log | UnaryKind::Reciprocal))
         | Op::Binary(Binary(BinaryKind::Pow)) => Some(("its result may be out of range", false)),
-        Op::Call(_) => Some(("its meaning lies in an engine", false)),
+        Op::Call(call) if !is_multi_head_attention(call) => Some(("its meaning lies in an engine", false)),
         _ => None,
     }
 }

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use vldm_graphs::fused::is_multi_head_attention;
 use vldm_graphs::ir::{DType, Dim, Graph, Node, ValueId};
 use vldm_graphs::ops::Op;
 
@@ -242,6 +243,7 @@ impl Model<'_> {
     /// The kernel that a node belongs to: one that there is, or a new one.
     fn choose(&mut self, at: usize, node: &Node, inputs: &[(ValueId, Place)]) -> Result<usize, KernelsError> {
         let kind = match &node.op {
+            Op::Call(call) if is_multi_head_attention(call) => Kind::Attention,
             Op::MatMul(_) | Op::Gemm(_) | Op::Conv(_) | Op::Call(_) => Kind::Product,
             Op::InstanceNormalization(_) | Op::LayerNormalization(_) | Op::ReduceMean(_) | Op::Softmax(_) => Kind::Norm,
             Op::Concat(_) | Op::Gather(_) | Op::Resize(_) | Op::DepthToSpace(_) | Op::Transpose(_) => Kind::Move,

@@ -8,8 +8,8 @@ use crate::nn::{
 };
 use crate::ops::{Attr, BinaryKind, Call, Concat, MatMul, Reshape, Softmax, Transpose};
 
-/// Operator type.
-const NAME: &str = "TemporalAttention";
+/// Operator type of attention over frames: `q`, `k`, `v` `[b, t, p, c] → [b, t, p, c]`, attributes `heads` and `scale`.
+pub const TEMPORAL_ATTENTION: &str = "TemporalAttention";
 
 /// Shape of a temporal attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +90,10 @@ pub(super) fn to_text<'g>(
 pub(super) fn over_frames<'g>(s: &Scope<'g>, x: Value<'g>, config: AttentionConfig) -> Value<'g> {
     let width = config.heads * config.head_dim;
     let [q, k, v] = ["to_q", "to_k", "to_v"].map(|name| linear_without_bias(&s.at(name), x, width));
-    let call = Call::vldm(NAME, [("heads", Attr::Int(config.heads as i64)), ("scale", Attr::Float(config.scale()))]);
+    let call = Call::vldm(
+        TEMPORAL_ATTENTION,
+        [("heads", Attr::Int(config.heads as i64)), ("scale", Attr::Float(config.scale()))],
+    );
     let y = match config.heads {
         1 => with_one_head(q, k, v, config.scale()),
         _ => q.call(call, body, &[k, v], q.shape()),

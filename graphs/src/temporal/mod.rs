@@ -14,7 +14,7 @@ mod relative;
 mod spatio_temporal;
 mod transformer;
 
-pub use attention::{TemporalAttentionConfig, temporal_attention};
+pub use attention::{TEMPORAL_ATTENTION, TemporalAttentionConfig, temporal_attention};
 pub use context::{ContextLevels, context_encoder};
 pub use conv::{conv_over_frames, four_temporal_convs, resnet_over_frames, temporal_conv};
 pub use mix::{MixFactor, mix, mix_by};

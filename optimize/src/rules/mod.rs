@@ -10,6 +10,7 @@ mod group_norm;
 mod inline;
 mod layout;
 mod linear;
+mod multi_head_attention;
 mod no_ops;
 mod shapes;
 mod single_token;
@@ -26,6 +27,11 @@ const TENSORRT: &[Target] = &[Target::TensorRt];
 /// Targets whose engines have our kernels.
 const KERNELS: &[Target] = &[Target::Cpu, Target::Tract];
 
+/// Targets whose engines have a kernel for the attention that the rule finds.
+const ATTENTION: &[Target] = &[Target::Cpu, Target::Tract, Target::Cuda];
+/// What ONNX Runtime has kernels for on CUDA.
+const CUDA: &[Target] = &[Target::Cuda];
+
 /// tract makes convolutions ours itself when it loads a graph, with all sizes known.
 const CPU: &[Target] = &[Target::Cpu];
 
@@ -41,7 +47,8 @@ pub const RULES: &[(&dyn Rule, &[Target])] = &[
     (&no_ops::NoOps, ALL),
     (&layout::MergeLayout, ALL),
     (&duplicates::Duplicates, ALL),
-    (&attention::FuseAttention, KERNELS),
+    (&attention::FuseAttention, ATTENTION),
+    (&multi_head_attention::MultiHeadAttention, CUDA),
     (&linear::FuseLinear, KERNELS),
     (&group_norm::GroupNorm, KERNELS),
     (&conv::FuseConv, CPU),

@@ -1,7 +1,7 @@
 //! Small graphs for the tests of rules.
 
 use vldm_graphs::ir::{DType, Dim, Graph, Info, Initializer, Node, Opset, Shape, TensorType, ValueId};
-use vldm_graphs::ops::{BinaryKind, Constant, Op, UnaryKind};
+use vldm_graphs::ops::{BinaryKind, Call, Constant, Op, UnaryKind};
 
 use crate::check::{check, contents};
 use crate::edit::sweep;
@@ -50,6 +50,13 @@ impl Draft {
         let out = self.graph.add_value(format!("v{}", self.graph.values().len()), ty);
         let inputs = inputs.iter().copied().map(Some).collect();
         self.graph.add_node(Node { name, op, inputs, outputs: vec![Some(out)], attribute_refs: vec![] });
+        out
+    }
+
+    /// A node whose operator infers nothing: its result has the type of the first input.
+    pub fn call(&mut self, op: Call, inputs: &[ValueId]) -> ValueId {
+        let out = self.node(op, inputs);
+        self.graph.value_mut(out).ty = self.graph.value(inputs[0]).ty.clone();
         out
     }
 
