@@ -285,6 +285,12 @@ impl Model<'_> {
         let new = Building { name: node.name.clone(), kind: Some(kind), layout, ..Building::default() };
         self.kernels.push(new);
         let k = self.kernels.len() - 1;
+        if kind == Kind::Attention
+            && let Some((queries, _)) = inputs.first()
+        {
+            let sizes = sizes(self.graph, Some(*queries), self.symbols).ok_or_else(|| self.unknown(*queries))?;
+            self.attends(k, sizes.first().copied().unwrap_or(1));
+        }
         if let (Op::MatMul(_), [(_, x), (_, w)]) = (&node.op, inputs)
             && w.constant
             && x.kernel.is_some()
@@ -328,11 +334,15 @@ impl Model<'_> {
         let sizes = sizes(self.graph, Some(scores), self.symbols).ok_or_else(|| self.unknown(scores))?;
         let outer = &sizes[..sizes.len().saturating_sub(2)];
         let (heads, outer) = outer.split_last().map_or((1, outer), |(heads, outer)| (*heads, outer));
-        let count = outer.iter().fold(1u64, |n, &d| n.saturating_mul(d)).max(heads);
+        self.attends(k, outer.iter().fold(1u64, |n, &d| n.saturating_mul(d)).max(heads));
+        Ok(())
+    }
+
+    /// A kernel is an attention over so many sequences.
+    fn attends(&mut self, k: usize, count: u64) {
         if count > self.sequences.count {
             self.sequences = Largest { name: self.kernels[k].name.clone(), count };
         }
-        Ok(())
     }
 
     fn join(&mut self, k: usize, at: usize, node: &Node, inputs: &[(ValueId, Place)]) {

@@ -4,11 +4,10 @@
 //! Over frames, `[b, t, p, c]` is transposed to `[b, p, t, c]` and read as `[b·p, t, c]`, and the same backwards.
 
 use vldm_graphs::fused::{ATTENTION, MICROSOFT, MICROSOFT_VERSION, multi_head_attention};
-use vldm_graphs::ir::{Graph, Node, Opset, Shape, TensorType, ValueId};
+use vldm_graphs::ir::{DType, Dim, Graph, Node, Opset, Shape, TensorType, ValueId};
 use vldm_graphs::ops::{Attr, Call, Concat, Op, Reshape, ShapeOf, Transpose};
 use vldm_graphs::temporal::TEMPORAL_ATTENTION;
 
-use super::inline::retype;
 use crate::edit::Edit;
 use crate::rule::{Outcome, Rule};
 
@@ -47,11 +46,8 @@ impl Rule for MultiHeadAttention {
             outcome.applied += 1;
         }
         edit.finish();
-        if outcome.applied > 0 {
-            if !graph.opsets.iter().any(|opset| opset.domain == MICROSOFT) {
-                graph.opsets.push(Opset { domain: MICROSOFT.to_owned(), version: MICROSOFT_VERSION });
-            }
-            retype(graph);
+        if outcome.applied > 0 && !graph.opsets.iter().any(|opset| opset.domain == MICROSOFT) {
+            graph.opsets.push(Opset { domain: MICROSOFT.to_owned(), version: MICROSOFT_VERSION });
         }
         outcome
     }
@@ -79,33 +75,32 @@ fn frames(edit: &mut Edit, i: usize, op: Call, operands: [ValueId; 3]) -> bool {
         return false;
     }
     let [b, t, p, c] = ty.shape.0.as_slice() else { return false };
-    let shape = Shape(vec![b.clone() * p.clone(), t.clone(), c.clone()]);
     let Some(channels) = c.as_fixed() else { return false };
+    let of = |dims: Vec<Dim>| TensorType::new(ty.dtype, Shape(dims));
+    let apart = of(vec![b.clone(), p.clone(), t.clone(), c.clone()]);
+    let beside = of(vec![b.clone() * p.clone(), t.clone(), c.clone()]);
+    let ints = |n: usize| TensorType::new(DType::I64, Shape::fixed(&[n]));
     let (name, output) = (edit.node(i).name.clone(), edit.node(i).outputs[0]);
     let mut nodes = Vec::new();
-    let mut add = |edit: &mut Edit, what: &str, op: Op, inputs: &[ValueId], ty: Option<TensorType>| {
-        let made = edit.value(&format!("{name}/{what}"), ty);
+    let mut add = |edit: &mut Edit, what: &str, op: Op, inputs: &[ValueId], ty: &TensorType| {
+        let name = format!("{name}/{what}");
+        let made = edit.value(&name, Some(ty.clone()));
         let inputs = inputs.iter().copied().map(Some).collect();
-        let node =
-            Node { name: format!("{name}/{what}"), op, inputs, outputs: vec![Some(made)], attribute_refs: vec![] };
-        nodes.push(node);
+        nodes.push(Node { name, op, inputs, outputs: vec![Some(made)], attribute_refs: vec![] });
         made
     };
-    let [rest, width] = [-1, channels as i64].map(|n| edit.int_vector(&[n]));
-    let count = add(edit, "frames", ShapeOf { start: 1, end: Some(2) }.into(), &[operands[0]], None);
-    let joined = add(edit, "joined", Concat { axis: 0 }.into(), &[rest, count, width], None);
     let swap = || Op::from(Transpose { perm: vec![0, 2, 1, 3] });
-    let mut apart = None;
-    let tokens = ["q", "k", "v"].iter().zip(operands).map(|(what, operand)| {
-        let moved = add(edit, &format!("{what}_moved"), swap(), &[operand], None);
-        apart = apart.or(Some(moved));
-        add(edit, what, Reshape.into(), &[moved, joined], None)
+    let [rest, width] = [-1, channels as i64].map(|n| edit.int_vector(&[n]));
+    let count = add(edit, "frames", ShapeOf { start: 1, end: Some(2) }.into(), &[operands[0]], &ints(1));
+    let joined = add(edit, "joined", Concat { axis: 0 }.into(), &[rest, count, width], &ints(3));
+    let names = [["q_moved", "q"], ["k_moved", "k"], ["v_moved", "v"]];
+    let tokens = [0, 1, 2].map(|n| {
+        let moved = add(edit, names[n][0], swap(), &[operands[n]], &apart);
+        (moved, add(edit, names[n][1], Reshape.into(), &[moved, joined], &beside))
     });
-    let tokens: Vec<ValueId> = tokens.collect();
-    let Some(apart) = apart else { return false };
-    let sizes = add(edit, "sizes", ShapeOf { start: 0, end: None }.into(), &[apart], None);
-    let attended = add(edit, "attended", op.into(), &tokens, Some(TensorType::new(ty.dtype, shape)));
-    let split = add(edit, "split", Reshape.into(), &[attended, sizes], None);
+    let sizes = add(edit, "sizes", ShapeOf { start: 0, end: None }.into(), &[tokens[0].0], &ints(4));
+    let attended = add(edit, "attended", op.into(), &tokens.map(|(_, tokens)| tokens), &beside);
+    let split = add(edit, "split", Reshape.into(), &[attended, sizes], &apart);
     nodes.push(Node { name, op: swap(), inputs: vec![Some(split)], outputs: vec![output], attribute_refs: vec![] });
     edit.replace(i, nodes);
     true
@@ -113,8 +108,6 @@ fn frames(edit: &mut Edit, i: usize, op: Call, operands: [ValueId; 3]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use vldm_graphs::ir::Dim;
-
     use super::super::testing::Draft;
     use super::*;
 
