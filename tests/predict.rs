@@ -74,6 +74,26 @@ fn what_cannot_run_on_a_device_is_refused_with_the_number() {
 }
 
 #[test]
+fn limits_of_engines_on_a_gpu_are_told_without_one() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plan = plan_of("demo", &[], scratch.path());
+    let check = |more: &[&str]| vldm([&["plan", "check", &plan][..], more].concat());
+    for engine in ["cuda", "tensorrt", "tensorrt-rtx"] {
+        check(&["--on", engine]).expect(0);
+        let error = check(&["--on", engine, "--set", "size=[8192,8192]"]).expect(1).stderr;
+        let said = format!("of part `keyframes` would have 3221225472 elements, engine {engine} takes 2147483647");
+        assert!(error.contains(&said), "{error}");
+    }
+    check(&["--set", "size=[8192,8192]"]).expect(0);
+    // Attention over frames has a sequence for each of 256 x 256 positions.
+    let large = ["--set", "size=[2048,2048]", "--set", "upsample.window=2"];
+    let error = check(&[&["--on", "cuda"][..], &large].concat()).expect(1).stderr;
+    assert!(error.contains("is over 65536 sequences, the fused kernel of engine cuda takes 65535"), "{error}");
+    check(&[&["--on", "tensorrt"][..], &large].concat()).expect(0);
+    check(&["--on", "tract"]).expect(2);
+}
+
+#[test]
 fn a_bundle_for_another_engine_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let fast = scratch.path().join("fast");

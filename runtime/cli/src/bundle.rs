@@ -38,7 +38,7 @@ pub struct CacheArgs {
 }
 
 /// The target whose graphs an engine runs.
-fn target_of(engine: &str) -> Option<Target> {
+pub fn target_of(engine: &str) -> Option<Target> {
     match engine {
         "ort" => Some(Target::Cpu),
         "tract" => Some(Target::Tract),

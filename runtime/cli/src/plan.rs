@@ -4,6 +4,7 @@ mod args;
 mod clip;
 pub mod device;
 pub mod estimate;
+pub mod limits;
 mod new;
 mod show;
 mod simulate;
@@ -33,7 +34,7 @@ enum Command {
     /// Write a plan for a checkpoint or bundle, with every setting at its default
     New(new::Args),
     /// Read a plan and its bundle, and say whether the plan can be run
-    Check(Named),
+    Check(Checked),
     /// Show stages, shapes, frames and cost of a plan without making its video
     Explain(Explain),
     /// Run a plan on a cluster that is not there, with costs measured on this machine
@@ -46,6 +47,15 @@ struct Named {
     plan: PlanArgs,
     #[command(flatten)]
     cache: CacheArgs,
+}
+
+#[derive(clap::Args)]
+struct Checked {
+    #[command(flatten)]
+    named: Named,
+    /// Engine on a GPU whose limits to check too; it need not be here
+    #[arg(long, value_name = "ENGINE", value_parser = PossibleValuesParser::new(limits::LIMITED))]
+    on: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -81,9 +91,12 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
     }
 }
 
-fn check(args: &Named, out: Output) -> anyhow::Result<()> {
-    let (plan, bundle) = args.plan.open(&args.cache)?;
+fn check(args: &Checked, out: Output) -> anyhow::Result<()> {
+    let (plan, bundle) = args.named.plan.open(&args.named.cache)?;
     let layout = Layout::new(&plan, &bundle.manifest)?;
+    if let Some(engine) = &args.on {
+        limits::check(&bundle, &layout, engine).with_context(|| plan.file.clone())?;
+    }
     out.result(&show::Checked { plan: plan.file, frames: layout.frames })
 }
 

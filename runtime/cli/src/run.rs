@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde::Serialize;
 use vldm_runtime::cascade::layout::Layout;
 use vldm_runtime::cascade::{self, CascadeError, Elsewhere, Pending, Progress, Report, RunOptions, Screen, Wish};
@@ -13,7 +14,7 @@ use crate::bundle::CacheArgs;
 use crate::engine::{Engine, EngineArgs};
 use crate::interrupt::{self, Interrupted};
 use crate::output::{Output, bytes, seconds, table};
-use crate::plan::PlanArgs;
+use crate::plan::{PlanArgs, limits};
 use crate::progress::Shown;
 use crate::run_folder::{FolderArgs, RunFolder};
 use crate::{bundle::Bundle, machine};
@@ -105,6 +106,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         let units = args.folder.pending(&plan, &bundle.manifest, (&file, spec), &engine)?;
         return out.result(&Listed { units });
     }
+    limits::check(&bundle, &layout, engine.backend.name()).with_context(|| plan.file.clone())?;
     let folder = args.folder.open(&file, &engine)?;
     #[cfg(feature = "cluster")]
     let coordinator = args.queue.coordinator((&plan, &layout), &bundle, folder.keeping().program)?;

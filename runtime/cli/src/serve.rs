@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use vldm_runtime::cascade::layout::Layout;
+use vldm_runtime::cascade::plan::Plan;
 use vldm_server::keys::Keys;
-use vldm_server::{Config, Endpoint, Engine, Limits, Model, Tls, Traces};
+use vldm_server::{Config, Endpoint, Engine, Fits, Limits, Model, Tls, Traces};
 
 use crate::bundle::CacheArgs;
 use crate::engine::EngineArgs;
 use crate::output::{Output, note};
-use crate::plan::PlanArgs;
 use crate::plan::estimate::size;
+use crate::plan::{PlanArgs, limits};
 use crate::run_folder::program;
 use crate::worker::QueueArgs;
 use crate::{folders, machine};
@@ -122,6 +124,8 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         let (name, file) = named(&text)?;
         let (plan, bundle) = PlanArgs::new(file, Vec::new()).open_for(&args.cache, &engine)?;
         ensure!(models.iter().all(|m| m.name != name), "two models are called `{name}`; name one of them NAME=FILE");
+        let layout = Layout::new(&plan, &bundle.manifest)?;
+        limits::check(&bundle, &layout, engine.backend.name()).with_context(|| plan.file.clone())?;
         models.push(Model { name, plan, bundle: bundle.path, manifest: bundle.manifest });
     }
     let folder = args.folder.map_or_else(|| folders::data().map(|data| data.join("server")), Ok)?;
@@ -135,6 +139,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         tls,
         keys,
         webhooks,
+        fits: fits(engine.backend.name()),
         traces: args.otlp.as_deref().map(Traces::to).transpose()?.unwrap_or_default(),
         expiry: Duration::from_secs(args.limits.keep_hours.saturating_mul(3600)),
         limits: args.limits.limits(),
@@ -153,6 +158,15 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
         }
     };
     Ok(vldm_server::run(config, models.into_iter().collect(), engine, listens)?)
+}
+
+/// Refuses plans that the engine cannot count to the end of.
+fn fits(engine: &'static str) -> Option<Fits> {
+    let check = move |model: &Model, plan: &Plan| {
+        let layout = Layout::new(plan, &model.manifest).map_err(|e| e.to_string())?;
+        limits::check_in(&model.bundle, &model.manifest, &layout, engine).map_err(|e| format!("{e:#}"))
+    };
+    limits::LIMITED.contains(&engine).then(|| Fits::new(check))
 }
 
 /// `NAME=FILE`, or a file that gives its name.

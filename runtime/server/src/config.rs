@@ -1,10 +1,15 @@
 //! How a server is set up.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use vldm_runtime::cascade::plan::Plan;
+
 use crate::keys::Keys;
+use crate::models::Model;
 use crate::tls::Tls;
 use crate::traces::Traces;
 use crate::webhooks::Endpoint;
@@ -28,12 +33,37 @@ pub struct Config {
     pub traces: Traces,
     /// What may be asked for.
     pub limits: Limits,
+    /// Tells why a plan cannot be run on the engine, beyond what the limits say.
+    pub fits: Option<Fits>,
     /// How long a result is kept.
     pub expiry: Duration,
     /// Bytes of graphs and weights that stay loaded for jobs, and for requests of the inference protocol.
     pub memory: u64,
     /// Who runs the units of jobs; this process when absent.
     pub workers: Option<Workers>,
+}
+
+/// Tells why a plan of a model cannot be run.
+#[derive(Clone)]
+pub struct Fits(Arc<Check>);
+
+type Check = dyn Fn(&Model, &Plan) -> Result<(), String> + Send + Sync;
+
+impl Fits {
+    /// By a function that answers with the reason.
+    pub fn new(check: impl Fn(&Model, &Plan) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(check))
+    }
+
+    pub(crate) fn check(&self, model: &Model, plan: &Plan) -> Result<(), String> {
+        (self.0)(model, plan)
+    }
+}
+
+impl fmt::Debug for Fits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fits")
+    }
 }
 
 /// Workers that run the units of jobs.

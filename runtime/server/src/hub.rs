@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use vldm_runtime::cascade::Pool;
 
 use crate::book::Book;
-use crate::config::{Limits, Workers};
+use crate::config::{Fits, Limits, Workers};
 use crate::folders::{clear, sweep};
 use crate::job::{Failure, Job, State, now};
 use crate::live::{Live, Stop};
@@ -51,6 +51,8 @@ pub struct Hub {
     pub engine: Engine,
     /// What may be asked for.
     pub limits: Limits,
+    /// Tells why a plan cannot be run on the engine.
+    pub fits: Option<Fits>,
     /// Everything beside plan and bundle that numbers depend on.
     pub program: String,
     /// Who runs the units of jobs; this process when absent.
@@ -106,6 +108,7 @@ impl Hub {
             engine,
             limits,
             program,
+            fits: config.fits.clone(),
             workers: config.workers.clone(),
             pool: Pool::new(config.memory),
             metrics: Metrics::default(),

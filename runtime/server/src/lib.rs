@@ -31,7 +31,7 @@ mod videos;
 mod webhooks;
 mod worker;
 
-pub use config::{Config, Limits, Workers};
+pub use config::{Config, Fits, Limits, Workers};
 pub use hub::HubError;
 pub use models::{Engine, Model, Models};
 pub use serve::{ServeError, run, serve};

@@ -9,21 +9,16 @@ use vldm_graphs::bundle::{Manifest, Precision};
 use vldm_graphs::ir::{Graph, Shape};
 use vldm_graphs::onnx;
 use vldm_optimize::device::{ACTIVATIONS, ARITHMETIC, BANDWIDTH, Bound, WORKSPACE};
-use vldm_optimize::kernels::{Kernels, Kind, Largest};
+use vldm_optimize::kernels::{Kernels, Kind};
 use vldm_optimize::{Device, Options, Target, device, kernels, optimize};
 use vldm_runtime::cascade::layout::{Layout, Stage};
 use vldm_runtime::cascade::plan::Plan;
 
 use super::clip::largest_clip;
 use super::estimate::smaller;
+use super::limits::{elements, grid};
 use crate::bundle::Bundle;
 use crate::output::{bytes, seconds, table};
-
-/// Most elements of a tensor. Source: TensorRT counts them in 32 bits with a sign (github.com/NVIDIA/TensorRT/issues/3815).
-const ELEMENTS: u64 = (1 << 31) - 1;
-/// Most sequences of an attention on the CUDA provider, whose kernel has one in each third coordinate of its grid.
-/// Source: CUDA Programming Guide, technical specifications; github.com/pytorch/pytorch/issues/142228 for the same kernel.
-const GRID: u64 = 65_535;
 
 /// What a plan would take on a device.
 #[derive(Serialize)]
@@ -66,8 +61,9 @@ struct StageOn {
 }
 
 /// Models of networks, each made once.
-struct Networks<'a> {
+pub struct Networks<'a> {
     bundle: &'a Bundle,
+    target: Target,
     half: bool,
     graphs: BTreeMap<&'static str, Graph>,
 }
@@ -99,7 +95,7 @@ pub fn predict(
             optimized.precision.name()
         );
     }
-    let mut networks = Networks { bundle, half: precision == Precision::F16, graphs: BTreeMap::new() };
+    let mut networks = Networks::new(bundle, Target::TensorRt, precision == Precision::F16);
     let (mut least, mut refused) = (u64::MAX, None);
     for (changed, changes) in smaller(plan) {
         let layout = Layout::new(&changed, &bundle.manifest)?;
@@ -130,7 +126,12 @@ pub fn predict(
     )
 }
 
-impl Networks<'_> {
+impl<'a> Networks<'a> {
+    /// Those of a bundle, in the forms of a target unless it is optimised already.
+    pub fn new(bundle: &'a Bundle, target: Target, half: bool) -> Self {
+        Self { bundle, target, half, graphs: BTreeMap::new() }
+    }
+
     fn on(&mut self, layout: &Layout, device: &'static Device) -> anyhow::Result<Predicted> {
         let (mut stages, mut warnings) = (vec![], vec![]);
         let mut loaded: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
@@ -138,7 +139,7 @@ impl Networks<'_> {
             let Some(part) = stage.part else { continue };
             let half = self.half;
             let model = self.model(part, stage)?;
-            limit(stage.kind.name(), part, &model)?;
+            elements((stage.kind.name(), part), &model, Target::TensorRt.name())?;
             warnings.extend(grid(stage.kind.name(), &model.sequences));
             let on = StageOn::new(stage, part, &model, device, half);
             let most = loaded.entry(part).or_default();
@@ -164,13 +165,17 @@ impl Networks<'_> {
         })
     }
 
-    fn model(&mut self, part: &'static str, stage: &Stage) -> anyhow::Result<Kernels> {
+    /// The kernels of a part, asked as a stage asks it.
+    ///
+    /// # Errors
+    /// When the bundle lacks the part, or a size cannot be told.
+    pub fn model(&mut self, part: &'static str, stage: &Stage) -> anyhow::Result<Kernels> {
         if !self.graphs.contains_key(part) {
             let manifest = &self.bundle.manifest;
             let file = &manifest.parts.get(part).with_context(|| format!("the bundle has no part `{part}`"))?.file;
             let mut graph = onnx::read(&self.bundle.path.join(file))?;
             if manifest.optimized.is_none() {
-                (graph, _) = optimize(&graph, &Options::new(Target::TensorRt))?;
+                (graph, _) = optimize(&graph, &Options::new(self.target))?;
             }
             self.graphs.insert(part, graph);
         }
@@ -253,27 +258,6 @@ fn sizes(graph: &Graph, stage: &Stage, manifest: &Manifest) -> anyhow::Result<BT
         }
     }
     Ok(sizes)
-}
-
-/// # Errors
-/// When a tensor has more elements than TensorRT counts.
-fn limit(stage: &str, part: &str, model: &Kernels) -> anyhow::Result<()> {
-    let Largest { name, count } = &model.largest;
-    ensure!(
-        *count <= ELEMENTS,
-        "stage {stage}: `{name}` of part `{part}` would have {count} elements, TensorRT takes {ELEMENTS}; a smaller window, \
-         size or number of frames has fewer"
-    );
-    Ok(())
-}
-
-fn grid(stage: &str, sequences: &Largest) -> Option<String> {
-    let Largest { name, count } = sequences;
-    (*count > GRID).then(|| {
-        format!(
-            "stage {stage}: attention `{name}` is over {count} sequences, the fused kernel of engine cuda takes {GRID}"
-        )
-    })
 }
 
 impl fmt::Display for Predicted {

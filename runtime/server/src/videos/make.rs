@@ -177,7 +177,12 @@ fn add(
     let folder = hub.folder(&id);
     let taken = (|| {
         let image = picture(hub, &folder, origin.image.take(), origin.image_of.as_deref())?;
-        let fitted = plan(model_of(hub, Some(&model))?, image.as_deref())?;
+        let served = model_of(hub, Some(&model))?;
+        let fitted = plan(served, image.as_deref())?;
+        if let Some(fits) = &hub.fits {
+            let large = |why| Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "video_too_large", why);
+            fits.check(served, &fitted.plan).map_err(large)?;
+        }
         let job = job(caller, (id.clone(), model), &fitted, image.is_some(), origin);
         hub.add(Wanted { job, token })
     })();
