@@ -167,8 +167,15 @@ impl<'g> Pass<'g> {
         stay
     }
 
-    /// The node as it is, given `f32`.
+    /// The node as it is, given `f32`; sizes are the same in either precision, and taken of what is there.
     fn keep(&mut self, node: &Node, why: Option<&'static str>) {
+        if let (Op::ShapeOf(_), &[Some(of)]) = (&node.op, node.inputs.as_slice())
+            && let Some(&half) = self.halves.get(&of).filter(|_| !self.full.contains(&of))
+        {
+            self.full.extend(node.outputs.iter().flatten());
+            self.nodes.push(Node { inputs: vec![Some(half)], ..node.clone() });
+            return;
+        }
         for &id in node.inputs.iter().flatten() {
             self.full(id);
         }
@@ -262,6 +269,7 @@ impl<'g> Pass<'g> {
 #[cfg(test)]
 mod tests {
     use vldm_graphs::ir::Shape;
+    use vldm_graphs::ops::{Reshape, ShapeOf};
 
     use super::*;
 
@@ -310,6 +318,17 @@ mod tests {
         assert_eq!(report.limited, ["mask"]);
         let constants: Vec<_> = h.initializers.values().collect();
         assert_eq!(constants, [&Initializer::from_f32(&[2], &[0.0, -LARGEST])]);
+    }
+
+    #[test]
+    fn sizes_are_taken_of_what_is_half_already() {
+        let mut g = Graph::new("net");
+        let x = input(&mut g, "x");
+        let y = node(&mut g, BinaryKind::Add, &[x, x]);
+        let sizes = node(&mut g, ShapeOf { start: 0, end: None }, &[y]);
+        let z = node(&mut g, Reshape, &[y, sizes]);
+        g.outputs.push(z);
+        assert_eq!(words(&half(&g).unwrap().0), ["to f16", "Add", "Shape", "Reshape", "to f32"]);
     }
 
     #[test]
