@@ -8,7 +8,7 @@
 load    half the clients ask once a second where a video stands, as the SDK does, half listen to its events, while it is made: how long the
         answers took, what became of the time of the job, beside a job without clients and `vldm run`.
 flood   an hour's worth of 500 clients' questions, as fast as they are answered: memory along the way.
-cancel  videos are cancelled at random instants: how long until the engine is free, against the longest step of that plan.
+cancel  videos are cancelled at random instants: how long until the engine is free, against a step of the slowest stage.
 kill    SIGKILL at random instants while videos are made and asked for: no video lost, none finished twice, the bytes those of `vldm run`.
 
 Prints one JSON object. Clients share the machine with the server, and their own delays count against it.
@@ -226,7 +226,7 @@ async def cancel(args, server):
         ended = await server.said("ended", job)
         if status == 200 and server.log[-1][3] != "made":
             times.append(ended - asked)
-    return {"cancelled": len(times), "milliseconds": percentiles(times), "longest_step": round(step * 1000, 1)}
+    return {"cancelled": len(times), "milliseconds": percentiles(times), "step_of_the_slowest_stage": round(step * 1000, 1)}
 
 
 async def kill(args, server):
