@@ -1,5 +1,5 @@
 //! Functions that `vldm-optimize` writes in the place of groups of operators, one kernel each in our engines. Their
-//! bodies are the operators that they replace, so that every engine runs the file.
+//! bodies are the operators that they replace, so that every engine runs the file. For ONNX Runtime on CUDA, operators of its own.
 
 mod attention;
 mod contrib;

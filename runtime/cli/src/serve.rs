@@ -10,7 +10,7 @@ use vldm_runtime::cascade::plan::Plan;
 use vldm_server::keys::Keys;
 use vldm_server::{Config, Endpoint, Engine, Fits, Limits, Model, Tls, Traces};
 
-use crate::bundle::CacheArgs;
+use crate::bundle::{Bundle, CacheArgs};
 use crate::engine::EngineArgs;
 use crate::output::{Output, note};
 use crate::plan::estimate::size;
@@ -164,7 +164,8 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<()> {
 fn fits(engine: &'static str) -> Option<Fits> {
     let check = move |model: &Model, plan: &Plan| {
         let layout = Layout::new(plan, &model.manifest).map_err(|e| e.to_string())?;
-        limits::check_in(&model.bundle, &model.manifest, &layout, engine).map_err(|e| format!("{e:#}"))
+        let bundle = Bundle { path: model.bundle.clone(), manifest: model.manifest.clone() };
+        limits::check(&bundle, &layout, engine).map_err(|e| format!("{e:#}"))
     };
     limits::LIMITED.contains(&engine).then(|| Fits::new(check))
 }

@@ -23,6 +23,7 @@ use ureq::Agent;
 use vldm_runtime::cascade::Report;
 
 use crate::job::Job;
+use crate::webhooks::agent;
 
 /// Name of the header.
 const PARENT: &str = "traceparent";
@@ -59,10 +60,7 @@ impl Traces {
         let base = address.trim_end_matches('/');
         let host = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://"));
         host.filter(|host| !host.is_empty()).ok_or_else(|| error("it is no http or https address"))?;
-        let config =
-            Agent::config_builder().timeout_global(Some(PATIENCE)).max_redirects(0).http_status_as_error(false);
-        let agent = Agent::from(config.user_agent(concat!("vldm/", env!("CARGO_PKG_VERSION"))).build());
-        let exporter = SpanExporter::builder().with_http().with_http_client(Client(agent));
+        let exporter = SpanExporter::builder().with_http().with_http_client(Client(agent(PATIENCE)));
         let exporter =
             exporter.with_endpoint(format!("{base}/v1/traces")).build().map_err(|e| error(&e.to_string()))?;
         let name = Resource::builder().build().get(&"service.name".into()).map(|name| name.to_string());
@@ -83,7 +81,7 @@ impl Traces {
     pub(crate) fn request(&self, request: &Request) -> Context {
         let parent = asked(request.headers());
         let path = request.uri().path();
-        if path.starts_with("/health/") || path == "/metrics" {
+        if self.0.is_none() || path.starts_with("/health/") || path == "/metrics" {
             return parent;
         }
         let method = request.method().as_str().to_owned();

@@ -184,7 +184,7 @@ impl Post {
         for endpoint in self.endpoints.clone() {
             let (post, store, counts) = (self.clone(), store.clone(), metrics.webhooks());
             let send = move || {
-                let agent = agent();
+                let agent = agent(PATIENCE);
                 loop {
                     let seen = *post.news();
                     let pause = if seen.ended { None } else { step(&agent, &endpoint, &store, &counts) };
@@ -267,9 +267,9 @@ impl Attempt {
     }
 }
 
-/// Redirects are answers like others: the operator named this address and no other.
-fn agent() -> Agent {
-    let config = Agent::config_builder().timeout_global(Some(PATIENCE)).max_redirects(0).http_status_as_error(false);
+/// What asks an address of the operator's. Redirects are answers like others: the operator named this address and no other.
+pub(crate) fn agent(patience: Duration) -> Agent {
+    let config = Agent::config_builder().timeout_global(Some(patience)).max_redirects(0).http_status_as_error(false);
     config.user_agent(concat!("vldm/", env!("CARGO_PKG_VERSION"))).build().into()
 }
 

@@ -146,24 +146,13 @@ impl Drop for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Port;
-    use crate::error::BackendError;
-    use crate::tensor::Tensor;
+    use crate::backend::Backend;
+    use crate::cascade::testing::bundle;
+    use crate::cascade::testing::fake::FakeBackend;
 
-    struct Nothing;
-
-    impl Session for Nothing {
-        fn inputs(&self) -> &[Port] {
-            &[]
-        }
-
-        fn outputs(&self) -> &[Port] {
-            &[]
-        }
-
-        fn run(&self, _: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, BackendError> {
-            Ok(Vec::new())
-        }
+    fn network() -> Arc<dyn Session> {
+        let backend = FakeBackend { seen: Arc::default(), bundle: bundle() };
+        backend.load(Path::new("decoder.onnx"), &LoadOptions::default()).unwrap().into()
     }
 
     fn sizes(frames: usize) -> Profile {
@@ -176,7 +165,7 @@ mod tests {
     fn used(pool: &Pool, part: &str, frames: usize) -> bool {
         let (lent, found) = pool.lend((Path::new("bundle"), part), &LoadOptions::default(), &sizes(frames), 4);
         let there = found.is_some();
-        let (sizes, session) = found.unwrap_or_else(|| (sizes(frames), Arc::new(Nothing)));
+        let (sizes, session) = found.unwrap_or_else(|| (sizes(frames), network()));
         lent.give_back(sizes, session);
         there
     }

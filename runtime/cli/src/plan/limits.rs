@@ -1,7 +1,6 @@
 //! What engines on a GPU cannot count to, told before anything is computed: from the graphs and the sizes of a plan.
 
 use anyhow::{bail, ensure};
-use vldm_graphs::bundle::Manifest;
 use vldm_optimize::Target;
 use vldm_optimize::kernels::{Kernels, Largest};
 use vldm_runtime::cascade::layout::Layout;
@@ -40,15 +39,6 @@ pub fn check(bundle: &Bundle, layout: &Layout, engine: &str) -> anyhow::Result<(
         }
     }
     Ok(())
-}
-
-/// [`check`] for a bundle whose folder and manifest are known.
-#[cfg(feature = "server")]
-pub fn check_in(path: &std::path::Path, manifest: &Manifest, layout: &Layout, engine: &str) -> anyhow::Result<()> {
-    if !LIMITED.contains(&engine) {
-        return Ok(());
-    }
-    check(&Bundle { path: path.to_path_buf(), manifest: manifest.clone() }, layout, engine)
 }
 
 /// # Errors
